@@ -1,0 +1,1 @@
+"""Inchworm: policies trained by small, measured steps."""

@@ -1,0 +1,71 @@
+"""Checks of settings, made when a setting is made; each raises `ConfigError`."""
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
+
+from inchworm.errors import ConfigError
+
+
+def check_integer(field: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+    """The value as `int`, or `ConfigError` if it is not a whole number in the range."""
+    span = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigError(field, value, "is not a whole number", f"Give an integer of {span}.")
+    if value < minimum or (maximum is not None and value > maximum):
+        raise ConfigError(field, value, "is out of range", f"Give an integer of {span}.")
+    return int(value)
+
+
+def check_number(
+    field: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> float:
+    """The value as `float`, or `ConfigError` if it is not finite or not in the range."""
+    limits = [
+        f"above {above:g}" if above is not None else "",
+        f"at least {minimum:g}" if minimum is not None else "",
+        f"at most {maximum:g}" if maximum is not None else "",
+    ]
+    fix = "Give a finite number" + " ".join([""] + [limit for limit in limits if limit]) + "."
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(field, value, "is not a number", fix)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ConfigError(field, value, "is not finite", fix)
+    too_low = (above is not None and number <= above) or (minimum is not None and number < minimum)
+    if too_low or (maximum is not None and number > maximum):
+        raise ConfigError(field, value, "is out of range", fix)
+    return number
+
+
+def check_flag(field: str, value: Any) -> bool:
+    """The value, or `ConfigError` if it is not True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(field, value, "is neither true nor false", "Give True or False.")
+    return value
+
+
+def check_choice(field: str, value: Any, choices: Iterable[str]) -> str:
+    """The value, or `ConfigError` if it is none of the choices."""
+    choices = list(choices)
+    if value not in choices:
+        raise ConfigError(
+            field,
+            value,
+            "is not one of the choices" + did_you_mean(str(value), choices),
+            "Choose one of " + ", ".join(choices) + ".",
+        )
+    return value
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A parenthesis that names the nearest known word, or nothing."""
+    near = get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""

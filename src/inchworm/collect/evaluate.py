@@ -1,0 +1,74 @@
+"""Returns of a policy in environments of its own, apart from training."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from inchworm.envs.pool import environment_seed
+from inchworm.models.policy import Policy
+
+EVALUATION_STREAM = 2**31
+"""Seeds of evaluation environments come from this index on, so that none is a training environment's."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns and lengths of some episodes."""
+
+    returns: list[float]
+    lengths: list[int]
+    deterministic: bool
+    unfinished: int
+    """Episodes cut at `max_episode_steps` because the environment did not end them."""
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over episodes."""
+        return float(np.std(self.returns))
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self) | {"mean": self.mean, "std": self.std}
+
+
+def evaluate(
+    policy: Policy,
+    factory: Callable[[], gymnasium.Env],
+    *,
+    episodes: int = 20,
+    deterministic: bool = True,
+    seed: int = 0,
+    max_episode_steps: int = 100_000,
+) -> Evaluation:
+    """Runs whole episodes, each in a freshly seeded reset.
+
+    Args:
+        policy: what acts; its statistics stay as they are.
+        factory: makes the environment.
+        episodes: how many.
+        deterministic: act by the distributions' modes.
+        seed: of the environment; training environments of the same seed differ from it.
+        max_episode_steps: where an endless episode is cut, and counted as unfinished.
+    """
+    env = factory()
+    returns, lengths, unfinished = [], [], 0
+    try:
+        for episode in range(episodes):
+            obs, _ = env.reset(seed=environment_seed(seed, EVALUATION_STREAM + episode, 0))
+            total, length, done = 0.0, 0, False
+            while not done and length < max_episode_steps:
+                obs, reward, terminated, truncated, _ = env.step(policy.act(obs, deterministic=deterministic))
+                total, length, done = total + float(reward), length + 1, terminated or truncated
+            returns.append(total)
+            lengths.append(length)
+            unfinished += not done
+    finally:
+        env.close()
+    return Evaluation(returns, lengths, deterministic, unfinished)

@@ -1,0 +1,128 @@
+"""Rollouts from Python environments: a lean loop that steps a pool and lets the policy act in between."""
+
+from typing import Any
+
+import numpy as np
+
+from inchworm import spaces
+from inchworm.collect.acting import make_actor
+from inchworm.envs.pool import Pool, PoolSnapshot, StepBuffers
+from inchworm.errors import CheckpointError
+from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.observations import ObsStats
+from inchworm.types import Episodes, PRNGKey, Rollout
+
+
+class HostCollector:
+    """Collects (T, N) rollouts from a pool, each going on where the last one ended."""
+
+    def __init__(self, pool: Pool, horizon: int) -> None:
+        self.pool = pool
+        self._horizon = horizon
+        self._first = np.ones(pool.num_envs, bool)
+        self._episode_return = np.zeros(pool.num_envs)
+        self._episode_length = np.zeros(pool.num_envs)
+        start = StepBuffers.empty(pool.spec.observation_space, 0, pool.num_envs)
+        self._obs = [leaf[0] for leaf in start.obs]
+        self._started = False
+
+    def collect(self, model: ActorCritic, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
+        """T steps of every environment under one policy with frozen statistics."""
+        if not self._started:
+            self.pool.reset(self._obs)
+            self._started = True
+        horizon, num_envs = self._horizon, self.pool.num_envs
+        observation_space = self.pool.spec.observation_space
+        # New arrays each time, because JAX may go on reading the last rollout's.
+        buffers = StepBuffers.empty(observation_space, horizon, num_envs)
+        for leaf, last in zip(buffers.obs, self._obs, strict=True):
+            leaf[0] = last
+        buffers.first[0] = self._first
+
+        actor = make_actor(model, obs_stats, key, horizon, num_envs)
+        actions = []
+        single = len(buffers.obs) == 1 and not isinstance(observation_space, spaces.Dict | spaces.Tuple)
+        for t in range(horizon):
+            leaves = [leaf[t] for leaf in buffers.obs]
+            action = actor.act(t, leaves[0] if single else spaces.unflatten(observation_space, leaves))
+            actions.append(action)
+            self.pool.step(action, t, buffers)
+
+        self._obs = [leaf[horizon].copy() for leaf in buffers.obs]
+        self._first = buffers.first[horizon].copy()
+        action = np.stack(actions)
+        # A termination outranks a time limit that falls on the same step.
+        truncated = buffers.truncated & ~buffers.terminated
+        rollout = Rollout(
+            obs=spaces.unflatten(observation_space, [leaf[:horizon] for leaf in buffers.obs]),
+            first=buffers.first[:horizon],
+            action=action.astype(np.int32) if action.dtype.kind == "i" else action,
+            mask=None,
+            log_prob=actor.log_prob(action),
+            reward=buffers.reward,
+            terminated=buffers.terminated,
+            truncated=truncated,
+            next_obs=spaces.unflatten(observation_space, buffers.next_obs),
+            carry=None,
+            valid=buffers.valid,
+        )
+        return rollout, self._account(rollout)
+
+    def _account(self, rollout: Rollout) -> Episodes:
+        """Return and length of the episodes that ended, and what the running ones have so far."""
+        ended = (rollout.terminated | rollout.truncated) & rollout.valid
+        episode_return, episode_length = np.zeros(ended.shape), np.zeros(ended.shape)
+        reward = np.where(rollout.valid, rollout.reward, 0.0).astype(np.float64)
+        for i in range(ended.shape[1]):
+            start = 0
+            for t in np.flatnonzero(ended[:, i]):
+                episode_return[t, i] = self._episode_return[i] + reward[start : t + 1, i].sum()
+                episode_length[t, i] = self._episode_length[i] + rollout.valid[start : t + 1, i].sum()
+                self._episode_return[i] = self._episode_length[i] = 0.0
+                start = t + 1
+            self._episode_return[i] += reward[start:, i].sum()
+            self._episode_length[i] += rollout.valid[start:, i].sum()
+        return Episodes(ended, episode_return, episode_length)
+
+    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Where the collector stands, as arrays by name and a JSON document."""
+        pool = self.pool.snapshot()
+        arrays = {f"pool.{name}": array for name, array in pool.arrays.items()}
+        arrays |= {f"obs.{i}": leaf for i, leaf in enumerate(self._obs)}
+        arrays |= {
+            "first": self._first,
+            "episode_return": self._episode_return,
+            "episode_length": self._episode_length,
+        }
+        return arrays, {"pool": pool.document}
+
+    def restore(self, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> list[str]:
+        """Takes up where a snapshot was made.
+
+        Returns:
+            Nothing if the environments stand exactly where they stood, else what was lost; those environments
+            then start a new episode.
+        """
+        try:
+            pool_arrays = {name[5:]: array for name, array in arrays.items() if name.startswith("pool.")}
+            stored_obs = [arrays[f"obs.{i}"] for i in range(len(self._obs))]
+            problems = self.pool.restore(PoolSnapshot(pool_arrays, document["pool"]), self._obs)
+            self._first[:] = arrays["first"]
+            self._episode_return[:] = arrays["episode_return"]
+            self._episode_length[:] = arrays["episode_length"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                "collector", repr(error), "does not fit this run's environments", "Resume from another checkpoint."
+            ) from error
+        self._started = True
+        same = np.ones(self.pool.num_envs, bool)
+        for stored, replayed in zip(stored_obs, self._obs, strict=True):
+            same &= (stored == replayed).reshape(len(same), -1).all(axis=1)
+        started_anew = ~same if problems else np.zeros_like(same)
+        self._first |= started_anew
+        self._episode_return[started_anew] = self._episode_length[started_anew] = 0.0
+        return problems
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self.pool.close()

@@ -1,0 +1,1 @@
+"""Environments: one adapter a file, each turning some interface into a `Pool`. They know no algorithm."""

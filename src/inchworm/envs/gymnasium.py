@@ -1,0 +1,374 @@
+"""Gymnasium environments: their spaces, their making, and a pool that steps a plain list of them.
+
+The pool resets in the same step, so that it has no reset rows, and remembers for each environment how to replay
+the episode so far: the state of its random generator before the reset, the actions since, and a checksum of all
+it answered.
+"""
+
+import importlib
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from inchworm import spaces
+from inchworm.checks import did_you_mean
+from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
+from inchworm.errors import (
+    CheckpointError,
+    EnvironmentContractError,
+    InchwormError,
+    MissingDependencyError,
+    UnsupportedSpaceError,
+)
+from inchworm.spaces import EnvSpec
+
+EnvFactory = Callable[[], gymnasium.Env]
+
+MAX_REPLAY_STEPS = 100_000
+"""An episode longer than this is not replayed at a resume; the resumed run says so."""
+
+EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "Box2D": "box2d", "ale_py": "atari", "pygame": "classic"}
+"""The extra of this package that installs a module an environment asks for."""
+
+
+def make_factory(env: str, kwargs: dict[str, Any]) -> EnvFactory:
+    """A function that makes the environment of an id, or of `module:factory`.
+
+    Raises:
+        EnvironmentContractError: there is no such environment.
+        MissingDependencyError: its package is not installed.
+    """
+
+    def make() -> gymnasium.Env:
+        try:
+            # Our own checks see every step; gymnasium's would only see the first.
+            return gymnasium.make(env, disable_env_checker=True, **kwargs)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise _missing_package(env, str(error)) from error
+        except ModuleNotFoundError as error:
+            raise _missing_package(env, f"No module named {error.name}", error.name) from error
+        except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
+            factory = _module_factory(env)
+            if factory is not None:
+                return factory(**kwargs)
+            near = did_you_mean(env, list(gymnasium.registry)) or f" ({_first_line(error)})"
+            raise EnvironmentContractError(
+                "env",
+                env,
+                "is no environment that gymnasium knows" + near,
+                "Give a registered id, or module:factory for one of your own.",
+            ) from error
+        except TypeError as error:
+            raise EnvironmentContractError(
+                "env_kwargs", repr(kwargs), f"do not fit {env}: {_first_line(error)}", "Check the environment's arguments."
+            ) from error
+
+    return make
+
+
+def _module_factory(env: str) -> Callable[..., gymnasium.Env] | None:
+    module_name, colon, attribute = env.partition(":")
+    if not colon:
+        return None
+    return getattr(importlib.import_module(module_name), attribute, None)
+
+
+def _missing_package(env: str, message: str, module: str | None = None) -> MissingDependencyError:
+    extra = EXTRAS.get(module or "") or next((name for key, name in EXTRAS.items() if key in message), None)
+    install = f'pip install "inchworm[{extra}]"' if extra else "Install the package that the message names"
+    return MissingDependencyError("env", env, f"needs a package that is not installed: {message.rstrip('.')}", f"{install}.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
+    """The library's own description of a gymnasium space.
+
+    Raises:
+        UnsupportedSpaceError: the space, named in the message, has no counterpart.
+    """
+    match space:
+        case gymnasium.spaces.Box():
+            if np.isnan(space.low).any() or np.isnan(space.high).any():
+                raise UnsupportedSpaceError(name, repr(space), "has NaN bounds", "Use -inf and inf for no bound.")
+            return spaces.Box(space.shape, str(space.dtype), _bound(space.low), _bound(space.high))
+        case gymnasium.spaces.Discrete():
+            return spaces.Discrete(int(space.n), int(space.start), str(space.dtype))
+        case gymnasium.spaces.Dict() if space.spaces:
+            inner = {key: from_gymnasium(part, f"{name}[{key!r}]") for key, part in space.spaces.items()}
+            return spaces.Dict(tuple(sorted(inner.items())))
+        case gymnasium.spaces.Tuple() if space.spaces:
+            return spaces.Tuple(tuple(from_gymnasium(part, f"{name}[{i}]") for i, part in enumerate(space.spaces)))
+        case _:
+            raise UnsupportedSpaceError(
+                name,
+                repr(space),
+                "is not a space that policies read or write",
+                "Turn it into Box, Discrete, or a Dict or Tuple of them with a gymnasium wrapper.",
+            )
+
+
+def _bound(bound: np.ndarray) -> float | tuple[float, ...]:
+    values = [float(value) for value in np.asarray(bound).ravel()]
+    return values[0] if values and all(value == values[0] for value in values) else tuple(values)
+
+
+def spec_of(env: gymnasium.Env) -> EnvSpec:
+    """The specification of an environment.
+
+    Raises:
+        UnsupportedSpaceError: one of its spaces has no counterpart.
+    """
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), gymnasium.Space):
+            raise EnvironmentContractError(
+                name, repr(getattr(env, name, None)), "is not a gymnasium space", f"Set self.{name} in __init__."
+            )
+    return EnvSpec(
+        from_gymnasium(env.observation_space, "observation_space"),
+        from_gymnasium(env.action_space, "action_space"),
+    )
+
+
+@dataclass
+class EpisodeLog:
+    """How to live one episode again."""
+
+    start: dict[str, Any]
+    """Either {"seed": s}, for a seeded reset, or {"generator": state}, for the generator before a plain one."""
+    actions: bytearray = field(default_factory=bytearray)
+    length: int = 0
+    checksum: int = 0
+    """CRC-32 over every observation, reward and flag."""
+    complete: bool = True
+    """False once the episode has grown too long to be kept."""
+
+
+class GymnasiumPool:
+    """A list of Gymnasium environments, stepped one after the other in this process."""
+
+    def __init__(self, factory: EnvFactory, num_envs: int, seed: int) -> None:
+        """Makes the environments.
+
+        Raises:
+            EnvironmentContractError: they are not separate objects of one specification.
+        """
+        self.num_envs = num_envs
+        self._seed = seed
+        self._envs = [factory() for _ in range(num_envs)]
+        self._factory = factory
+        if len({id(env.unwrapped) for env in self._envs}) < num_envs:
+            raise EnvironmentContractError(
+                "env", repr(factory), "returned the same object for two environments", "Make a new one at each call."
+            )
+        self.spec = spec_of(self._envs[0])
+        for index, env in enumerate(self._envs):
+            if spec_of(env) != self.spec:
+                raise EnvironmentContractError(
+                    "env", repr(factory), f"gave environment {index} other spaces than environment 0", "Make them alike."
+                )
+        self._leaves = spaces.leaves(self.spec.observation_space)
+        self._single = not isinstance(self.spec.observation_space, spaces.Dict | spaces.Tuple)
+        self._restarts = [0] * num_envs
+        # For each environment the episode before the running one, and the running one. The earlier one is there
+        # so that a resume right after a reset has something to compare.
+        self._logs: list[list[EpisodeLog]] = [[] for _ in range(num_envs)]
+
+    def reset(self, obs: list[np.ndarray]) -> None:
+        for index in range(self.num_envs):
+            self._write(obs, index, self._seeded_reset(index))
+
+    def step(self, actions: np.ndarray, t: int, buffers: StepBuffers) -> None:
+        actions = spaces.environment_actions(self.spec.action_space, actions)
+        next_obs = [leaf[t] for leaf in buffers.next_obs]
+        obs = [leaf[t + 1] for leaf in buffers.obs]
+        for index, env in enumerate(self._envs):
+            action = actions[index]
+            log = self._logs[index][-1]
+            answer = self._step_env(env, index, action, log)
+            raw_obs, reward, terminated, truncated = answer
+            self._write(next_obs, index, raw_obs)
+            buffers.reward[t, index] = reward
+            if terminated or truncated:
+                buffers.terminated[t, index] = terminated
+                buffers.truncated[t, index] = truncated
+                buffers.first[t + 1, index] = True
+                raw_obs = self._reset(index)
+            self._write(obs, index, raw_obs)
+
+    def snapshot(self) -> PoolSnapshot:
+        arrays: dict[str, np.ndarray] = {}
+        document: dict[str, Any] = {"kind": "gymnasium", "restarts": self._restarts, "episodes": []}
+        for index, logs in enumerate(self._logs):
+            document["episodes"].append(
+                [
+                    {
+                        "start": log.start,
+                        "length": log.length,
+                        "checksum": log.checksum,
+                        "complete": log.complete,
+                    }
+                    for log in logs
+                ]
+            )
+            for age, log in enumerate(logs):
+                arrays[f"actions.{index}.{age}"] = np.frombuffer(bytes(log.actions), np.uint8)
+        return PoolSnapshot(arrays, document)
+
+    def restore(self, snapshot: PoolSnapshot, obs: list[np.ndarray]) -> list[str]:
+        problems = []
+        try:
+            restarts, episodes = snapshot.document["restarts"], snapshot.document["episodes"]
+            if len(restarts) != self.num_envs or len(episodes) != self.num_envs:
+                raise ValueError("other number of environments")
+            for index in range(self.num_envs):
+                self._restarts[index] = int(restarts[index])
+                logs = [
+                    EpisodeLog(
+                        log["start"],
+                        bytearray(snapshot.arrays[f"actions.{index}.{age}"].tobytes()),
+                        int(log["length"]),
+                        int(log["checksum"]),
+                        bool(log["complete"]),
+                    )
+                    for age, log in enumerate(episodes[index])
+                ]
+                problem = self._replay(index, logs, obs)
+                if problem is not None:
+                    problems.append(f"environment {index}: {problem}")
+                    self._restarts[index] += 1
+                    self._write(obs, index, self._seeded_reset(index))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                "collector.json", repr(error), "does not describe these environments", "Resume from another checkpoint."
+            ) from error
+        return problems
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+    def _replay(self, index: int, logs: list[EpisodeLog], obs: list[np.ndarray]) -> str | None:
+        """Lives the logged episodes again; returns what kept it from being exact, or None."""
+        if not all(log.complete for log in logs):
+            return f"its episode is longer than {MAX_REPLAY_STEPS} steps and was not kept"
+        self._logs[index] = []
+        raw_obs = None
+        for log in logs:
+            if "seed" in log.start:
+                raw_obs = self._first_reset(index, int(log.start["seed"]))
+            else:
+                if not self._logs[index]:
+                    self._envs[index].reset(seed=0)
+                    _set_generator(self._envs[index], log.start["generator"])
+                raw_obs = self._reset(index)
+            lived = self._logs[index][-1]
+            if lived.start != log.start:
+                return "its random generator came out differently"
+            actions = np.frombuffer(bytes(log.actions), self.spec.action_space.dtype)
+            for action in actions.reshape((log.length, *getattr(self.spec.action_space, "shape", ()))):
+                raw_obs, *_ = self._step_env(self._envs[index], index, action, lived)
+            if lived.checksum != log.checksum:
+                return "replaying its actions gave other observations or rewards (hidden randomness or state)"
+        self._write(obs, index, raw_obs)
+        return None
+
+    def _step_env(
+        self, env: gymnasium.Env, index: int, action: np.ndarray, log: EpisodeLog
+    ) -> tuple[Any, float, bool, bool]:
+        """One step, checked and logged."""
+        try:
+            raw_obs, reward, terminated, truncated, _ = env.step(action)
+            reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
+        except InchwormError:
+            raise
+        except Exception as error:
+            raise _contract_error("step", index, error) from error
+        if log.complete:
+            log.actions += action.tobytes()
+            log.length += 1
+            log.checksum = self._checksum(log.checksum, raw_obs, reward, terminated, truncated)
+            if log.length > MAX_REPLAY_STEPS:
+                log.complete, log.actions = False, bytearray()
+        return raw_obs, reward, terminated, truncated
+
+    def _reset(self, index: int) -> Any:
+        generator = _get_generator(self._envs[index])
+        return self._start_episode(index, {"generator": generator}, {})
+
+    def _seeded_reset(self, index: int) -> Any:
+        seed = environment_seed(self._seed, index, self._restarts[index])
+        self._logs[index] = []
+        return self._first_reset(index, seed)
+
+    def _first_reset(self, index: int, seed: int) -> Any:
+        return self._start_episode(index, {"seed": seed}, {"seed": seed})
+
+    def _start_episode(self, index: int, start: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+        try:
+            raw_obs, _ = self._envs[index].reset(**kwargs)
+        except Exception as error:
+            raise _contract_error("reset", index, error) from error
+        log = EpisodeLog(start)
+        log.checksum = self._checksum(0, raw_obs, 0.0, False, False)
+        self._logs[index] = [*self._logs[index][-1:], log]
+        return raw_obs
+
+    def _checksum(self, checksum: int, raw_obs: Any, reward: float, terminated: bool, truncated: bool) -> int:
+        leaves = [raw_obs] if self._single else spaces.flatten(self.spec.observation_space, raw_obs)
+        for leaf in leaves:
+            checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+        return zlib.crc32(b"%r%d%d" % (reward, terminated, truncated), checksum)
+
+    def _write(self, row: list[np.ndarray], index: int, raw_obs: Any) -> None:
+        values: Sequence[Any] = [raw_obs] if self._single else spaces.flatten(self.spec.observation_space, raw_obs)
+        for target, value in zip(row, values, strict=True):
+            # Assignment would broadcast a wrong shape without a word.
+            if np.shape(value) != target.shape[1:]:
+                raise EnvironmentContractError(
+                    "observation",
+                    repr(np.shape(value)),
+                    f"is the shape environment {index} returned, but its space says {target.shape[1:]}",
+                    "Make the observation fit observation_space.",
+                )
+            target[index] = value
+
+
+def _get_generator(env: gymnasium.Env) -> Any:
+    return _to_json(env.unwrapped.np_random.bit_generator.state)
+
+
+def _set_generator(env: gymnasium.Env, state: Any) -> None:
+    env.unwrapped.np_random.bit_generator.state = _from_json(state)
+
+
+def _to_json(state: Any) -> Any:
+    """A bit generator's state as JSON: whole numbers as text, because they have up to 128 bits."""
+    if isinstance(state, dict):
+        return {key: _to_json(value) for key, value in state.items()}
+    if isinstance(state, np.ndarray):
+        return [str(int(value)) for value in state]
+    return str(int(state)) if isinstance(state, int | np.integer) else state
+
+
+def _from_json(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _from_json(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return np.array([int(value) for value in state], np.uint64)
+    return int(state) if isinstance(state, str) and state.isdecimal() else state
+
+
+def _contract_error(method: str, index: int, error: Exception) -> EnvironmentContractError:
+    return EnvironmentContractError(
+        f"env.{method}",
+        f"{type(error).__name__}: {_first_line(error)}",
+        f"was raised by environment {index}",
+        "Run `inchworm check` on the environment, or with --debug to see its traceback.",
+    )

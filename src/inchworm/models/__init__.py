@@ -1,0 +1,1 @@
+"""Networks, and the policy and value function made of them."""

@@ -1,0 +1,1 @@
+"""Numerical tools without a reinforcement-learning word in them."""

@@ -1,0 +1,45 @@
+"""Averages over the valid rows, and the numbers that tell how an update went."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Scalar = Float[Array, ""] | float
+
+
+def weighted_mean(x: Float[Array, "*shape"], weight: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Mean over rows of weight one; zero where there is none."""
+    return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1.0)
+
+
+def weighted_variance(x: Float[Array, "*shape"], weight: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Population variance over rows of weight one."""
+    return weighted_mean((x - weighted_mean(x, weight)) ** 2, weight)
+
+
+def standardize(x: Float[Array, "*shape"], weight: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Shift and scale to mean 0 and standard deviation 1 over the rows of weight one.
+
+    Where all rows are alike the result is zero, not NaN: the deviation is guarded by 1e-8.
+    """
+    deviation = jnp.sqrt(weighted_variance(x, weight))
+    return (x - weighted_mean(x, weight)) / (deviation + 1e-8)
+
+
+def clip_fraction(
+    log_ratio: Float[Array, "*shape"], clip_range: Scalar, weight: Float[Array, "*shape"]
+) -> Float[Array, ""]:
+    """Share of transitions whose ratio lies outside [1 - epsilon, 1 + epsilon]."""
+    outside = jnp.abs(jnp.expm1(log_ratio)) > clip_range
+    return weighted_mean(outside.astype(log_ratio.dtype), weight)
+
+
+def explained_variance(
+    value: Float[Array, "*shape"], returns: Float[Array, "*shape"], weight: Float[Array, "*shape"]
+) -> Float[Array, ""]:
+    """1 - Var(returns - value) / Var(returns): 1 is perfect, 0 no better than a constant.
+
+    Zero where the returns do not vary.
+    """
+    spread = weighted_variance(returns, weight)
+    unexplained = weighted_variance(returns - value, weight)
+    return jnp.where(spread > 0, 1.0 - unexplained / jnp.where(spread > 0, spread, 1.0), 0.0)

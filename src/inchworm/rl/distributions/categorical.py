@@ -1,0 +1,69 @@
+"""One choice out of n."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import jax
+from jaxtyping import Bool, Float, Int
+
+from inchworm.types import AnyArray, PRNGKey
+
+MASKED_LOGIT = -1e9
+"""Logit of a forbidden action: finite, because the entropy of -inf and its gradient are NaN."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Categorical:
+    """p(a) = softmax(logits)_a for a = 0, ..., n - 1."""
+
+    logits: Float[AnyArray, "*batch n"]
+
+    @classmethod
+    def masked(cls, logits: Float[AnyArray, "*batch n"], mask: Bool[AnyArray, "*batch n"]) -> Self:
+        """The distribution over the allowed actions only, those whose mask is true."""
+        return cls(logits.__array_namespace__().where(mask, logits, MASKED_LOGIT))
+
+    @staticmethod
+    def draw_noise(key: PRNGKey, shape: tuple[int, ...]) -> Float[AnyArray, "*batch n"]:
+        """Standard Gumbel noise of shape (*batch, n)."""
+        return jax.random.gumbel(key, shape)
+
+    def sample_from(self, noise: Float[AnyArray, "*batch n"]) -> Int[AnyArray, "*batch"]:
+        """The Gumbel-max trick: argmax(logits + noise) is a sample."""
+        return self.logits.__array_namespace__().argmax(self.logits + noise, axis=-1)
+
+    def sample(self, key: PRNGKey) -> Int[AnyArray, "*batch"]:
+        """A sample for each distribution of the batch."""
+        return self.sample_from(self.draw_noise(key, self.logits.shape))
+
+    def log_probs(self) -> Float[AnyArray, "*batch n"]:
+        """log p of every action: log-softmax, never the logarithm of a softmax."""
+        xp = self.logits.__array_namespace__()
+        shifted = self.logits - xp.max(self.logits, axis=-1, keepdims=True)
+        return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+    def log_prob(self, action: Int[AnyArray, "*batch"]) -> Float[AnyArray, "*batch"]:
+        """log p(action)."""
+        xp = self.logits.__array_namespace__()
+        return xp.take_along_axis(self.log_probs(), action[..., None], axis=-1)[..., 0]
+
+    def entropy(self) -> Float[AnyArray, "*batch"]:
+        """H = -sum_a p(a) log p(a), in nats."""
+        xp = self.logits.__array_namespace__()
+        log_p = self.log_probs()
+        return -xp.sum(xp.exp(log_p) * log_p, axis=-1)
+
+    def mode(self) -> Int[AnyArray, "*batch"]:
+        """The most likely action."""
+        return self.logits.__array_namespace__().argmax(self.logits, axis=-1)
+
+    def kl(self, other: "Categorical") -> Float[AnyArray, "*batch"]:
+        """KL(self‖other) = sum_a p(a) (log p(a) - log q(a)), in nats."""
+        xp = self.logits.__array_namespace__()
+        log_p, log_q = self.log_probs(), other.log_probs()
+        return xp.sum(xp.exp(log_p) * (log_p - log_q), axis=-1)
+
+    def log_prob_tolerance(self) -> float:
+        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone."""
+        return 1e-4
