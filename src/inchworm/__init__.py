@@ -1,1 +1,37 @@
-"""Inchworm: policies trained by small, measured steps."""
+"""Inchworm: policies trained by small, measured steps.
+
+    import inchworm as iw
+    run = iw.train("HalfCheetah-v5", total_steps=1_000_000, seed=0)
+    run.policy.act(obs)
+    run.evaluate(episodes=20)
+"""
+
+from importlib.metadata import version
+
+from inchworm.algorithms.ppo import PPO
+from inchworm.api import Run, load, resume, train
+from inchworm.collect.evaluate import Evaluation
+from inchworm.config import PRESETS
+from inchworm.errors import InchwormError
+from inchworm.io.policy_file import load_policy, save_policy
+from inchworm.models.policy import Policy
+from inchworm.rl.schedules import Schedule
+from inchworm.train import Iteration
+
+__version__ = version("inchworm")
+
+__all__ = [
+    "PPO",
+    "PRESETS",
+    "Evaluation",
+    "InchwormError",
+    "Iteration",
+    "Policy",
+    "Run",
+    "Schedule",
+    "load",
+    "load_policy",
+    "resume",
+    "save_policy",
+    "train",
+]

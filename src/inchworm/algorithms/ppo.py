@@ -169,7 +169,7 @@ def make(config: PPO, spec: EnvSpec, total_steps: int) -> Algorithm:
             )
             return jax.lax.scan(minibatch_step, carry, minibatches)
 
-        keys = jax.random.split(update_key(state), config.num_epochs)
+        keys = jax.random.split(update_key(state.key, state.iteration), config.num_epochs)
         (model, opt_state), steps = jax.lax.scan(epoch, (state.model, state.opt_state), keys)
 
         new = model.act(normalizers, rollout.obs, rollout.mask)

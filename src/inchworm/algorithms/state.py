@@ -41,14 +41,15 @@ class Algorithm(NamedTuple):
     update: Callable[[TrainState, Rollout], tuple[TrainState, Metrics]]
 
 
-def collection_key(state: TrainState) -> PRNGKey:
+@jax.jit
+def collection_key(key: PRNGKey, iteration: Int[Array, ""]) -> PRNGKey:
     """Key of the noise of this iteration's rollout."""
-    return jax.random.fold_in(jax.random.fold_in(state.key, 0), state.iteration)
+    return jax.random.fold_in(jax.random.fold_in(key, 0), iteration)
 
 
-def update_key(state: TrainState) -> PRNGKey:
+def update_key(key: PRNGKey, iteration: Int[Array, ""]) -> PRNGKey:
     """Key of this iteration's shuffles."""
-    return jax.random.fold_in(jax.random.fold_in(state.key, 1), state.iteration)
+    return jax.random.fold_in(jax.random.fold_in(key, 1), iteration)
 
 
 def zero() -> Int[Array, ""]:

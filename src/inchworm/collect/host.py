@@ -28,9 +28,8 @@ class HostCollector:
 
     def collect(self, model: ActorCritic, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
         """T steps of every environment under one policy with frozen statistics."""
-        if not self._started:
-            self.pool.reset(self._obs)
-            self._started = True
+        self._start()
+        self.acted_with = (model, obs_stats)
         horizon, num_envs = self._horizon, self.pool.num_envs
         observation_space = self.pool.spec.observation_space
         # New arrays each time, because JAX may go on reading the last rollout's.
@@ -68,6 +67,11 @@ class HostCollector:
         )
         return rollout, self._account(rollout)
 
+    def _start(self) -> None:
+        if not self._started:
+            self.pool.reset(self._obs)
+            self._started = True
+
     def _account(self, rollout: Rollout) -> Episodes:
         """Return and length of the episodes that ended, and what the running ones have so far."""
         ended = (rollout.terminated | rollout.truncated) & rollout.valid
@@ -86,13 +90,13 @@ class HostCollector:
 
     def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Where the collector stands, as arrays by name and a JSON document."""
+        self._start()
         pool = self.pool.snapshot()
         arrays = {f"pool.{name}": array for name, array in pool.arrays.items()}
-        arrays |= {f"obs.{i}": leaf for i, leaf in enumerate(self._obs)}
         arrays |= {
-            "first": self._first,
-            "episode_return": self._episode_return,
-            "episode_length": self._episode_length,
+            "first": self._first.copy(),
+            "episode_return": self._episode_return.copy(),
+            "episode_length": self._episode_length.copy(),
         }
         return arrays, {"pool": pool.document}
 
@@ -102,25 +106,24 @@ class HostCollector:
         Returns:
             Nothing if the environments stand exactly where they stood, else what was lost; those environments
             then start a new episode.
+
+        Raises:
+            CheckpointError: the snapshot is not one of such a collector.
         """
+        started_anew = np.zeros(self.pool.num_envs, bool)
         try:
             pool_arrays = {name[5:]: array for name, array in arrays.items() if name.startswith("pool.")}
-            stored_obs = [arrays[f"obs.{i}"] for i in range(len(self._obs))]
-            problems = self.pool.restore(PoolSnapshot(pool_arrays, document["pool"]), self._obs)
-            self._first[:] = arrays["first"]
-            self._episode_return[:] = arrays["episode_return"]
-            self._episode_length[:] = arrays["episode_length"]
+            own = [arrays[name] for name in ("first", "episode_return", "episode_length")]
+            if any(array.shape != started_anew.shape for array in own):
+                raise ValueError("other number of environments")
+            problems = self.pool.restore(PoolSnapshot(pool_arrays, document["pool"]), self._obs, started_anew)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 "collector", repr(error), "does not fit this run's environments", "Resume from another checkpoint."
             ) from error
         self._started = True
-        same = np.ones(self.pool.num_envs, bool)
-        for stored, replayed in zip(stored_obs, self._obs, strict=True):
-            same &= (stored == replayed).reshape(len(same), -1).all(axis=1)
-        started_anew = ~same if problems else np.zeros_like(same)
-        self._first |= started_anew
-        self._episode_return[started_anew] = self._episode_length[started_anew] = 0.0
+        self._first = own[0].astype(bool) | started_anew
+        self._episode_return, self._episode_length = (np.where(started_anew, 0.0, array) for array in own[1:])
         return problems
 
     def close(self) -> None:

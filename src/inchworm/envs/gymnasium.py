@@ -7,7 +7,7 @@ it answered.
 
 import importlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,19 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.checks import did_you_mean
-from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
+from inchworm.envs.pool import (
+    ObservationReader,
+    PoolSnapshot,
+    StepBuffers,
+    environment_seed,
+    first_line,
+    raised_error,
+    unpack,
+    write,
+)
 from inchworm.errors import (
     CheckpointError,
     EnvironmentContractError,
-    InchwormError,
     MissingDependencyError,
     UnsupportedSpaceError,
 )
@@ -30,6 +38,9 @@ EnvFactory = Callable[[], gymnasium.Env]
 
 MAX_REPLAY_STEPS = 100_000
 """An episode longer than this is not replayed at a resume; the resumed run says so."""
+
+RESET_PARTS = "observation, info"
+STEP_PARTS = "observation, reward, terminated, truncated, info"
 
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "Box2D": "box2d", "ale_py": "atari", "pygame": "classic"}
 """The extra of this package that installs a module an environment asks for."""
@@ -45,26 +56,33 @@ def make_factory(env: str, kwargs: dict[str, Any]) -> EnvFactory:
 
     def make() -> gymnasium.Env:
         try:
+            factory = _module_factory(env)
+            if factory is not None:
+                return factory(**kwargs)
             # Our own checks see every step; gymnasium's would only see the first.
             return gymnasium.make(env, disable_env_checker=True, **kwargs)
         except gymnasium.error.DependencyNotInstalled as error:
             raise _missing_package(env, str(error)) from error
         except ModuleNotFoundError as error:
-            raise _missing_package(env, f"No module named {error.name}", error.name) from error
-        except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
-            factory = _module_factory(env)
-            if factory is not None:
-                return factory(**kwargs)
-            near = did_you_mean(env, list(gymnasium.registry)) or f" ({_first_line(error)})"
+            raise _missing_package(env, f"No module named {error.name!r}", error.name) from error
+        except gymnasium.error.Error as error:
+            near = did_you_mean(env, list(gymnasium.registry)) or f" ({first_line(error)})"
             raise EnvironmentContractError(
                 "env",
                 env,
                 "is no environment that gymnasium knows" + near,
                 "Give a registered id, or module:factory for one of your own.",
             ) from error
+        except ImportError as error:
+            raise EnvironmentContractError(
+                "env", env, f"cannot be made: {first_line(error).rstrip('.')}", "Choose another environment."
+            ) from error
         except TypeError as error:
             raise EnvironmentContractError(
-                "env_kwargs", repr(kwargs), f"do not fit {env}: {_first_line(error)}", "Check the environment's arguments."
+                "env_kwargs",
+                repr(kwargs),
+                f"do not fit {env}: {first_line(error)}",
+                "Check the environment's arguments.",
             ) from error
 
     return make
@@ -80,11 +98,9 @@ def _module_factory(env: str) -> Callable[..., gymnasium.Env] | None:
 def _missing_package(env: str, message: str, module: str | None = None) -> MissingDependencyError:
     extra = EXTRAS.get(module or "") or next((name for key, name in EXTRAS.items() if key in message), None)
     install = f'pip install "inchworm[{extra}]"' if extra else "Install the package that the message names"
-    return MissingDependencyError("env", env, f"needs a package that is not installed: {message.rstrip('.')}", f"{install}.")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return MissingDependencyError(
+        "env", env, f"needs a package that is not installed: {message.rstrip('.')}", f"{install}."
+    )
 
 
 def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
@@ -119,21 +135,22 @@ def _bound(bound: np.ndarray) -> float | tuple[float, ...]:
     return values[0] if values and all(value == values[0] for value in values) else tuple(values)
 
 
-def spec_of(env: gymnasium.Env) -> EnvSpec:
-    """The specification of an environment.
+def spec_of(env: Any, prefix: str = "") -> EnvSpec:
+    """The specification of an environment, from its attributes of a prefix and `observation_space`, `action_space`.
 
     Raises:
+        EnvironmentContractError: it has no such attribute.
         UnsupportedSpaceError: one of its spaces has no counterpart.
     """
-    for name in ("observation_space", "action_space"):
-        if not isinstance(getattr(env, name, None), gymnasium.Space):
+    found = []
+    for name in (f"{prefix}observation_space", f"{prefix}action_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, gymnasium.Space):
             raise EnvironmentContractError(
-                name, repr(getattr(env, name, None)), "is not a gymnasium space", f"Set self.{name} in __init__."
+                name, repr(space), "is not a gymnasium space", f"Set self.{name} in __init__."
             )
-    return EnvSpec(
-        from_gymnasium(env.observation_space, "observation_space"),
-        from_gymnasium(env.action_space, "action_space"),
-    )
+        found.append(from_gymnasium(space, name))
+    return EnvSpec(*found)
 
 
 @dataclass
@@ -171,10 +188,12 @@ class GymnasiumPool:
         for index, env in enumerate(self._envs):
             if spec_of(env) != self.spec:
                 raise EnvironmentContractError(
-                    "env", repr(factory), f"gave environment {index} other spaces than environment 0", "Make them alike."
+                    "env",
+                    repr(factory),
+                    f"gave environment {index} other spaces than environment 0",
+                    "Make them alike.",
                 )
-        self._leaves = spaces.leaves(self.spec.observation_space)
-        self._single = not isinstance(self.spec.observation_space, spaces.Dict | spaces.Tuple)
+        self._read = ObservationReader(self.spec.observation_space)
         self._restarts = [0] * num_envs
         # For each environment the episode before the running one, and the running one. The earlier one is there
         # so that a resume right after a reset has something to compare.
@@ -182,29 +201,27 @@ class GymnasiumPool:
 
     def reset(self, obs: list[np.ndarray]) -> None:
         for index in range(self.num_envs):
-            self._write(obs, index, self._seeded_reset(index))
+            write(obs, index, self._seeded_reset(index))
 
     def step(self, actions: np.ndarray, t: int, buffers: StepBuffers) -> None:
-        actions = spaces.environment_actions(self.spec.action_space, actions)
+        # A copy, because an environment may write into its action, and the rollout keeps the policy's.
+        actions = spaces.environment_actions(self.spec.action_space, actions.copy())
         next_obs = [leaf[t] for leaf in buffers.next_obs]
         obs = [leaf[t + 1] for leaf in buffers.obs]
-        for index, env in enumerate(self._envs):
-            action = actions[index]
-            log = self._logs[index][-1]
-            answer = self._step_env(env, index, action, log)
-            raw_obs, reward, terminated, truncated = answer
-            self._write(next_obs, index, raw_obs)
+        for index in range(self.num_envs):
+            leaves, reward, terminated, truncated = self._step_env(index, actions[index])
+            write(next_obs, index, leaves)
             buffers.reward[t, index] = reward
             if terminated or truncated:
                 buffers.terminated[t, index] = terminated
                 buffers.truncated[t, index] = truncated
                 buffers.first[t + 1, index] = True
-                raw_obs = self._reset(index)
-            self._write(obs, index, raw_obs)
+                leaves = self._reset(index)
+            write(obs, index, leaves)
 
     def snapshot(self) -> PoolSnapshot:
         arrays: dict[str, np.ndarray] = {}
-        document: dict[str, Any] = {"kind": "gymnasium", "restarts": self._restarts, "episodes": []}
+        document: dict[str, Any] = {"kind": "gymnasium", "restarts": list(self._restarts), "episodes": []}
         for index, logs in enumerate(self._logs):
             document["episodes"].append(
                 [
@@ -221,7 +238,7 @@ class GymnasiumPool:
                 arrays[f"actions.{index}.{age}"] = np.frombuffer(bytes(log.actions), np.uint8)
         return PoolSnapshot(arrays, document)
 
-    def restore(self, snapshot: PoolSnapshot, obs: list[np.ndarray]) -> list[str]:
+    def restore(self, snapshot: PoolSnapshot, obs: list[np.ndarray], started_anew: np.ndarray) -> list[str]:
         problems = []
         try:
             restarts, episodes = snapshot.document["restarts"], snapshot.document["episodes"]
@@ -242,9 +259,10 @@ class GymnasiumPool:
                 problem = self._replay(index, logs, obs)
                 if problem is not None:
                     problems.append(f"environment {index}: {problem}")
+                    started_anew[index] = True
                     self._restarts[index] += 1
-                    self._write(obs, index, self._seeded_reset(index))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    write(obs, index, self._seeded_reset(index))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(
                 "collector.json", repr(error), "does not describe these environments", "Resume from another checkpoint."
             ) from error
@@ -256,96 +274,103 @@ class GymnasiumPool:
 
     def _replay(self, index: int, logs: list[EpisodeLog], obs: list[np.ndarray]) -> str | None:
         """Lives the logged episodes again; returns what kept it from being exact, or None."""
+        if not logs:
+            return "it had not started"
         if not all(log.complete for log in logs):
             return f"its episode is longer than {MAX_REPLAY_STEPS} steps and was not kept"
-        self._logs[index] = []
-        raw_obs = None
-        for log in logs:
-            if "seed" in log.start:
-                raw_obs = self._first_reset(index, int(log.start["seed"]))
-            else:
-                if not self._logs[index]:
-                    self._envs[index].reset(seed=0)
-                    _set_generator(self._envs[index], log.start["generator"])
-                raw_obs = self._reset(index)
-            lived = self._logs[index][-1]
-            if lived.start != log.start:
-                return "its random generator came out differently"
-            actions = np.frombuffer(bytes(log.actions), self.spec.action_space.dtype)
-            for action in actions.reshape((log.length, *getattr(self.spec.action_space, "shape", ()))):
-                raw_obs, *_ = self._step_env(self._envs[index], index, action, lived)
-            if lived.checksum != log.checksum:
-                return "replaying its actions gave other observations or rewards (hidden randomness or state)"
-        self._write(obs, index, raw_obs)
+        try:
+            for log in logs:
+                leaves = self._replay_start(index, log.start, log is logs[0])
+                lived = self._logs[index][-1]
+                if lived.start != log.start:
+                    return "its random generator came out differently"
+                actions = np.frombuffer(bytes(log.actions), self.spec.action_space.dtype)
+                for action in actions.reshape((log.length, *getattr(self.spec.action_space, "shape", ()))).copy():
+                    leaves, *_ = self._step_env(index, action)
+                if lived.checksum != log.checksum:
+                    return "replaying its actions gave other observations or rewards (hidden randomness or state)"
+        except EnvironmentContractError as error:
+            return f"replaying its actions failed ({error})"
+        write(obs, index, leaves)
         return None
 
-    def _step_env(
-        self, env: gymnasium.Env, index: int, action: np.ndarray, log: EpisodeLog
-    ) -> tuple[Any, float, bool, bool]:
+    def _replay_start(self, index: int, start: dict[str, Any], earliest: bool) -> list[np.ndarray]:
+        """Starts a logged episode again."""
+        if "seed" in start:
+            self._logs[index] = []
+            return self._first_reset(index, int(start["seed"]))
+        if earliest:
+            # Seeded as in the first episode, for what an environment draws only once.
+            self._seeded_reset(index)
+            self._logs[index] = []
+            _set_generator(self._envs[index], start["generator"])
+        return self._reset(index)
+
+    def _step_env(self, index: int, action: np.ndarray) -> tuple[list[np.ndarray], float, bool, bool]:
         """One step, checked and logged."""
+        sent, source = action.tobytes(), f"environment {index}"
         try:
-            raw_obs, reward, terminated, truncated, _ = env.step(action)
-            reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
-        except InchwormError:
-            raise
+            answer = self._envs[index].step(action)
         except Exception as error:
-            raise _contract_error("step", index, error) from error
+            raise raised_error("step", error, source) from error
+        raw_obs, reward, terminated, truncated, _ = unpack("step", answer, STEP_PARTS, source)
+        try:
+            reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
+        except (TypeError, ValueError) as error:
+            raise EnvironmentContractError(
+                "env.step",
+                repr(answer[1:4]),
+                f"is what {source} returned as reward, terminated, truncated",
+                "Return one number and two flags.",
+            ) from error
+        leaves = self._read(raw_obs, source)
+        log = self._logs[index][-1]
         if log.complete:
-            log.actions += action.tobytes()
+            log.actions += sent
             log.length += 1
-            log.checksum = self._checksum(log.checksum, raw_obs, reward, terminated, truncated)
+            log.checksum = _checksum(log.checksum, leaves, b"%r%d%d" % (reward, terminated, truncated))
             if log.length > MAX_REPLAY_STEPS:
                 log.complete, log.actions = False, bytearray()
-        return raw_obs, reward, terminated, truncated
+        return leaves, reward, terminated, truncated
 
-    def _reset(self, index: int) -> Any:
-        generator = _get_generator(self._envs[index])
-        return self._start_episode(index, {"generator": generator}, {})
+    def _reset(self, index: int) -> list[np.ndarray]:
+        return self._start_episode(index, {"generator": _get_generator(self._envs[index])}, {})
 
-    def _seeded_reset(self, index: int) -> Any:
+    def _seeded_reset(self, index: int) -> list[np.ndarray]:
         seed = environment_seed(self._seed, index, self._restarts[index])
         self._logs[index] = []
         return self._first_reset(index, seed)
 
-    def _first_reset(self, index: int, seed: int) -> Any:
+    def _first_reset(self, index: int, seed: int) -> list[np.ndarray]:
         return self._start_episode(index, {"seed": seed}, {"seed": seed})
 
-    def _start_episode(self, index: int, start: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    def _start_episode(self, index: int, start: dict[str, Any], kwargs: dict[str, Any]) -> list[np.ndarray]:
+        source = f"environment {index}"
         try:
-            raw_obs, _ = self._envs[index].reset(**kwargs)
+            answer = self._envs[index].reset(**kwargs)
         except Exception as error:
-            raise _contract_error("reset", index, error) from error
-        log = EpisodeLog(start)
-        log.checksum = self._checksum(0, raw_obs, 0.0, False, False)
-        self._logs[index] = [*self._logs[index][-1:], log]
-        return raw_obs
+            raise raised_error("reset", error, source) from error
+        raw_obs, _ = unpack("reset", answer, RESET_PARTS, source)
+        leaves = self._read(raw_obs, source)
+        self._logs[index] = [*self._logs[index][-1:], EpisodeLog(start, checksum=_checksum(0, leaves, b""))]
+        return leaves
 
-    def _checksum(self, checksum: int, raw_obs: Any, reward: float, terminated: bool, truncated: bool) -> int:
-        leaves = [raw_obs] if self._single else spaces.flatten(self.spec.observation_space, raw_obs)
-        for leaf in leaves:
-            checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
-        return zlib.crc32(b"%r%d%d" % (reward, terminated, truncated), checksum)
 
-    def _write(self, row: list[np.ndarray], index: int, raw_obs: Any) -> None:
-        values: Sequence[Any] = [raw_obs] if self._single else spaces.flatten(self.spec.observation_space, raw_obs)
-        for target, value in zip(row, values, strict=True):
-            # Assignment would broadcast a wrong shape without a word.
-            if np.shape(value) != target.shape[1:]:
-                raise EnvironmentContractError(
-                    "observation",
-                    repr(np.shape(value)),
-                    f"is the shape environment {index} returned, but its space says {target.shape[1:]}",
-                    "Make the observation fit observation_space.",
-                )
-            target[index] = value
+def _checksum(checksum: int, leaves: list[np.ndarray], rest: bytes) -> int:
+    for leaf in leaves:
+        checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+    return zlib.crc32(rest, checksum)
 
 
 def _get_generator(env: gymnasium.Env) -> Any:
-    return _to_json(env.unwrapped.np_random.bit_generator.state)
+    """The state of an environment's random generator, None if it has one that cannot be read."""
+    bit_generator = getattr(env.unwrapped.np_random, "bit_generator", None)
+    return None if bit_generator is None else _to_json(bit_generator.state)
 
 
 def _set_generator(env: gymnasium.Env, state: Any) -> None:
-    env.unwrapped.np_random.bit_generator.state = _from_json(state)
+    if state is not None:
+        env.unwrapped.np_random.bit_generator.state = _from_json(state)
 
 
 def _to_json(state: Any) -> Any:
@@ -363,12 +388,3 @@ def _from_json(state: Any) -> Any:
     if isinstance(state, list):
         return np.array([int(value) for value in state], np.uint64)
     return int(state) if isinstance(state, str) and state.isdecimal() else state
-
-
-def _contract_error(method: str, index: int, error: Exception) -> EnvironmentContractError:
-    return EnvironmentContractError(
-        f"env.{method}",
-        f"{type(error).__name__}: {_first_line(error)}",
-        f"was raised by environment {index}",
-        "Run `inchworm check` on the environment, or with --debug to see its traceback.",
-    )

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from inchworm import spaces
+from inchworm.errors import EnvironmentContractError
 from inchworm.spaces import EnvSpec
 
 
@@ -33,8 +34,7 @@ class StepBuffers:
 
         def observations(rows: int) -> list[np.ndarray]:
             return [
-                np.empty((rows, num_envs, *getattr(leaf, "shape", ())), spaces.storage_dtype(leaf))
-                for leaf in leaves
+                np.empty((rows, num_envs, *getattr(leaf, "shape", ())), spaces.storage_dtype(leaf)) for leaf in leaves
             ]
 
         return cls(
@@ -77,12 +77,16 @@ class Pool(Protocol):
         """Where every environment stands, as far as that can be told."""
         ...
 
-    def restore(self, snapshot: PoolSnapshot, obs: list[np.ndarray]) -> list[str]:
+    def restore(self, snapshot: PoolSnapshot, obs: list[np.ndarray], started_anew: np.ndarray) -> list[str]:
         """Brings the environments back and writes their current observations into (N, ...) leaves.
 
+        An environment that cannot be brought back is started anew, and `started_anew` (N,) is set for it.
+
         Returns:
-            Nothing if every environment stands exactly where it stood. Otherwise what could not be restored, and
-            every such environment has been started anew.
+            Nothing if every environment stands exactly where it stood, else what could not be restored.
+
+        Raises:
+            CheckpointError: the snapshot is not one of such a pool.
         """
         ...
 
@@ -97,3 +101,77 @@ def environment_seed(seed: int, env_index: int, restart: int) -> int:
     Hashed, because with seed + env_index environment 1 of seed 0 would be environment 0 of seed 1.
     """
     return int(np.random.SeedSequence([seed, env_index, restart]).generate_state(1)[0])
+
+
+class ObservationReader:
+    """Takes observations apart into leaves and holds each to its space, because assignment would not.
+
+    A wrong shape would be broadcast, a fraction cut off, an imaginary part dropped, all without a word.
+    """
+
+    def __init__(self, space: spaces.Space, batch: tuple[int, ...] = ()) -> None:
+        """Reads observations of a space, with `batch` as their leading axes."""
+        self._space = space
+        self._shapes = [(*batch, *getattr(leaf, "shape", ())) for leaf in spaces.leaves(space)]
+        self._kinds = ["biuf" if spaces.storage_dtype(leaf).kind == "f" else "biu" for leaf in spaces.leaves(space)]
+
+    def __call__(self, observation: Any, source: str) -> list[np.ndarray]:
+        """The leaves of an observation.
+
+        Raises:
+            EnvironmentContractError: it does not fit the space; the message names `source`, which returned it.
+        """
+        try:
+            leaves = [np.asarray(leaf) for leaf in spaces.flatten(self._space, observation)]
+        except (LookupError, TypeError, ValueError) as error:
+            raise EnvironmentContractError(
+                "observation",
+                repr(observation),
+                f"is what {source} returned, and does not fit its space ({type(error).__name__}: {error})",
+                "Make the observation fit observation_space.",
+            ) from error
+        for leaf, shape, kinds in zip(leaves, self._shapes, self._kinds, strict=True):
+            if leaf.shape != shape or leaf.dtype.kind not in kinds:
+                raise EnvironmentContractError(
+                    "observation",
+                    f"{leaf.dtype}{list(leaf.shape)}",
+                    f"is what {source} returned, but its space says "
+                    f"{'numbers' if 'f' in kinds else 'whole numbers'} of shape {shape}",
+                    "Make the observation fit observation_space.",
+                )
+        return leaves
+
+
+def write(row: list[np.ndarray], index: Any, leaves: list[np.ndarray]) -> None:
+    """Copies leaves into a row of observation buffers, at the environments of an index."""
+    for target, leaf in zip(row, leaves, strict=True):
+        target[index] = leaf
+
+
+def unpack(method: str, answer: Any, parts: str, source: str) -> tuple[Any, ...]:
+    """The parts of what `reset` or `step` returned.
+
+    Raises:
+        EnvironmentContractError: it is no tuple of as many; the message names `source`, which returned it.
+    """
+    if isinstance(answer, tuple) and len(answer) == parts.count(",") + 1:
+        return answer
+    shown = f"a tuple of {len(answer)}" if isinstance(answer, tuple) else f"one {type(answer).__name__}"
+    raise EnvironmentContractError(
+        f"env.{method}", shown, f"is what {source} returned instead of ({parts})", "Return what gymnasium 1 asks for."
+    )
+
+
+def raised_error(method: str, error: Exception, source: str) -> EnvironmentContractError:
+    """What is raised when `source` raised an error of its own."""
+    return EnvironmentContractError(
+        f"env.{method}",
+        f"{type(error).__name__}: {first_line(error)}",
+        f"was raised by {source}",
+        "Run `inchworm check` on the environment, or with --debug to see its traceback.",
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

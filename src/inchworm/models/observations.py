@@ -77,7 +77,10 @@ def absorb(
 
 def freeze(stats: ObsStats) -> Normalizers:
     """What acting and updating both normalise by until the statistics change."""
-    return tuple(None if leaf is None else Normalizer(leaf.mean, 1.0 / (leaf.std + 1e-8)) for leaf in stats)
+    # 1e-8 under the root (ppo2), not beside it: else the rounding of a constant feature's mean becomes a deviation of one.
+    return tuple(
+        None if leaf is None else Normalizer(leaf.mean, 1.0 / jnp.sqrt(leaf.variance + 1e-8)) for leaf in stats
+    )
 
 
 def encode(

@@ -1,16 +1,72 @@
-"""Pytrees of arrays: names of leaves, selection, finiteness."""
+"""Pytrees of arrays: named leaves and back, selection, finiteness."""
 
+import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
+from inchworm.errors import CheckpointError
 
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by their path, written with dots: `params.policy.network.weights.0`."""
-    paths_and_leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths_and_leaves}
+
+def to_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Leaves as NumPy arrays by their path, written with dots: `model.policy.network.weights.0`.
+
+    Random keys become their key data.
+    """
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        arrays[jax.tree_util.keystr(path, simple=True, separator=".")] = np.array(leaf)
+    return arrays
+
+
+def from_arrays(template: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The tree of the template's structure with the named arrays as leaves: the inverse of `to_arrays`.
+
+    Args:
+        template: a tree of arrays or of their shapes, as `jax.eval_shape` gives.
+        arrays: exactly the template's leaves, of the same shapes and dtypes.
+
+    Raises:
+        CheckpointError: a leaf is missing, too many, or of another shape or dtype.
+    """
+    rest = dict(arrays)
+
+    def fill(path: Any, leaf: Any) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        wanted = jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
+        if name not in rest:
+            raise CheckpointError("tensor", name, "is missing", "The file belongs to another model or version.")
+        found = rest.pop(name)
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise CheckpointError(
+                "tensor",
+                name,
+                f"is {found.dtype}{found.shape} where {wanted.dtype}{wanted.shape} is expected",
+                "The file belongs to another model or version.",
+            )
+        return jax.random.wrap_key_data(jnp.asarray(found)) if is_key else jnp.asarray(found)
+
+    tree = jax.tree_util.tree_map_with_path(fill, template)
+    if rest:
+        raise CheckpointError(
+            "tensor", ", ".join(sorted(rest)), "is not part of this model", "The file belongs to another model or version."
+        )
+    return tree
+
+
+def fingerprint(tree: Any) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all leaves: equal for trees equal bit by bit."""
+    digest = hashlib.sha256()
+    for name, array in sorted(to_arrays(tree).items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def all_finite(tree: Any) -> Bool[Array, ""]:

@@ -1,0 +1,7 @@
+"""`python -m inchworm`."""
+
+import sys
+
+from inchworm.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,495 @@
+"""Train, resume, load: the only module that knows all parts."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from inchworm.algorithms import ppo
+from inchworm.algorithms.iteration import make_iteration
+from inchworm.algorithms.ppo import PPO
+from inchworm.algorithms.state import TrainState
+from inchworm.checks import check_choice, check_integer
+from inchworm.collect.evaluate import Evaluation, evaluate
+from inchworm.collect.host import HostCollector
+from inchworm.collect.record import render_episode
+from inchworm.config import PRESETS, RunConfig, check_known, preset_for
+from inchworm.envs.gymnasium import make_factory
+from inchworm.envs.source import EnvSource, env_source
+from inchworm.errors import CheckpointError, ConfigError, TrainingError
+from inchworm.io import checkpoint as checkpoints
+from inchworm.io.checkpoint import Checkpoint
+from inchworm.io.curve import plot_curves
+from inchworm.io.loggers import JsonLines, TensorBoard, read_metrics
+from inchworm.io.policy_file import load_policy, save_policy
+from inchworm.io.progress import ProgressLine
+from inchworm.io.provenance import differing_numerics, provenance
+from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, read_json, write_json
+from inchworm.io.video import write_video
+from inchworm.models.policy import Policy
+from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
+from inchworm.train import Iteration, Observer, Progress, train_loop
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or stopped run."""
+
+    folder: Path
+    config: RunConfig
+    policy: Policy
+    summary: dict[str, Any]
+    """What the run came to: steps, return of the last 100 episodes, evaluations, why it stopped, hash of the parameters."""
+
+    def evaluate(
+        self, *, episodes: int = 20, deterministic: bool = True, seed: int | None = None, env: Any = None
+    ) -> Evaluation:
+        """Returns of whole episodes in environments apart from training; `env` is needed where a factory made it."""
+        check_integer("episodes", episodes, 1)
+        source = _source_of(self.config, env)
+        return _evaluate(self.policy, source, episodes, deterministic, self.config.seed if seed is None else seed)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row an iteration, as in metrics.jsonl."""
+        return read_metrics(RunFolder(self.folder).metrics)
+
+
+def train(
+    env: Any,
+    algorithm: PPO | None = None,
+    *,
+    total_steps: int | None = None,
+    seed: int = 0,
+    preset: str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    out: str | Path = "runs",
+    name: str | None = None,
+    stop_return: float | None = None,
+    max_seconds: float | None = None,
+    checkpoint_seconds: float = 60.0,
+    keep_checkpoints: int = 3,
+    threads: int = 1,
+    evaluation_episodes: int = 20,
+    on_iteration: Observer | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Trains a policy.
+
+    Args:
+        env: a Gymnasium id, `module:factory`, a class, a function that makes an environment, or a vector environment.
+        algorithm: its settings, taken as they are; None for the preset's.
+        total_steps: budget in environment steps; None for the preset's.
+        seed: of parameters, noise, shuffles and environments.
+        preset: one of `PRESETS`; None for the one that fits the environment.
+        env_kwargs: keyword arguments of the environment.
+        out: folder below which the run's own is made.
+        name: of the run's folder; None for a time stamp and the seed.
+        stop_return: stop once the last 100 episodes' mean return reaches this.
+        max_seconds: stop after this much wall-clock time.
+        checkpoint_seconds: interval between checkpoints; one is always written at the end.
+        keep_checkpoints: how many of the newest stay, beside the best.
+        threads: of XLA's CPU backend; takes effect if nothing was computed with JAX before.
+        evaluation_episodes: episodes of each of the two evaluations at the end; 0 for none.
+        on_iteration: called with an `Iteration` after each; returning True stops the run.
+        progress: show a line that tells how training goes.
+        settings: of the algorithm, in place of the preset's.
+
+    Raises:
+        InchwormError: one of its kinds, see `inchworm.errors`; each names the value at fault.
+        KeyboardInterrupt: Ctrl-C, after the last checkpoint is written.
+        SystemExit: SIGTERM, with code 143, after the last checkpoint is written.
+    """
+    check_integer("evaluation_episodes", evaluation_episodes, 0)
+    configure_jax(check_integer("threads", threads, 1))
+    source = env_source(env, env_kwargs)
+    chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]
+    if algorithm is not None and (settings or preset):
+        raise ConfigError(
+            "algorithm",
+            repr(algorithm),
+            "is given together with a preset or single settings",
+            "Give either settings inside it, or settings and a preset without it.",
+        )
+    if algorithm is None:
+        if source.num_envs is not None:
+            settings.setdefault("num_envs", source.num_envs)
+        check_known("settings", settings, PPO)
+        algorithm = dataclasses.replace(chosen.algorithm, **settings)
+    config = RunConfig(
+        env=source.name,
+        env_kwargs=source.kwargs if source.by_id else {},
+        env_by_id=source.by_id,
+        algorithm=algorithm,
+        total_steps=chosen.total_steps if total_steps is None else total_steps,
+        seed=seed,
+        stop_return=stop_return,
+        max_seconds=max_seconds,
+        checkpoint_seconds=checkpoint_seconds,
+        keep_checkpoints=keep_checkpoints,
+        threads=threads,
+    )
+    folder = create_run_folder(Path(out), config.env, "ppo", seed, name)
+    return _Trainer(config, source, folder, evaluation_episodes, on_iteration, progress).run(None)
+
+
+def resume(
+    path: str | Path,
+    env: Any = None,
+    *,
+    total_steps: int | None = None,
+    evaluation_episodes: int = 20,
+    on_iteration: Observer | None = None,
+    progress: bool = True,
+) -> Run:
+    """Goes on with a stopped run from its newest good checkpoint.
+
+    The result is bit for bit that of the run that was never stopped, or a warning says what keeps it from being so
+    and `provenance.json` records it.
+
+    Args:
+        path: the run's folder.
+        env: the environment again, where the run was started with a function or class.
+        total_steps: a larger budget makes a new run beside the old one, which names its parent.
+        evaluation_episodes: as in `train`.
+        on_iteration: as in `train`.
+        progress: as in `train`.
+
+    Raises:
+        InchwormError: one of its kinds, see `inchworm.errors`.
+    """
+    folder = open_run_folder(Path(path))
+    config = RunConfig.from_json(read_json(folder.config))
+    configure_jax(config.threads)
+    _, checkpoint = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
+    source = _source_of(config, env)
+    if total_steps is not None and total_steps != config.total_steps:
+        check_integer("total_steps", total_steps, checkpoint.env_steps + 1)
+        config = dataclasses.replace(config, total_steps=total_steps)
+        parent, folder = folder, create_run_folder(folder.path.parents[2], config.env, "ppo", config.seed, None)
+    elif checkpoint.env_steps >= config.total_steps:
+        raise ConfigError(
+            "run", str(path), f"has finished its {config.total_steps} steps", "Give a larger --total-steps to go on."
+        )
+    else:
+        parent = None
+    trainer = _Trainer(config, source, folder, evaluation_episodes, on_iteration, progress)
+    return trainer.run(checkpoint, None if parent is None else parent.path)
+
+
+def load(path: str | Path) -> Run:
+    """A run with its policy, to evaluate or to act.
+
+    Raises:
+        RunFolderError: there is no run.
+        CheckpointError: its files are damaged.
+    """
+    folder = open_run_folder(Path(path))
+    config = RunConfig.from_json(read_json(folder.config))
+    configure_jax(config.threads)
+    policy = load_policy(folder.policy)
+    return Run(folder.path, config, policy, read_json(folder.summary) if folder.summary.exists() else {})
+
+
+def record(run: Run, *, out: Path | None = None, seed: int = 0, env: Any = None) -> tuple[Path, int, float]:
+    """Writes a video of the policy's first 300 steps in an episode.
+
+    Returns:
+        The video's path, its number of frames, and the return up to the last of them.
+
+    Raises:
+        MissingDependencyError: there is no renderer or no video writer.
+    """
+    given = env if env is not None else run.config.env
+    _source_of(run.config, env)
+    factory = make_factory(given, run.config.env_kwargs | {"render_mode": "rgb_array"}) if isinstance(given, str) else given
+    frames, total, fps = render_episode(run.policy, factory, seed=seed)
+    path = out or RunFolder(run.folder).video
+    write_video(frames, path, fps)
+    return path, len(frames), total
+
+
+def configure_jax(threads: int = 1) -> None:
+    """Settings of JAX that small networks on a CPU need; they act only before its first computation.
+
+    Dispatch in the calling thread, because handing each small call to another costs 30 to 70 us; a fixed number of
+    threads, because XLA's results depend on it; and a cache of compiled programs.
+    """
+    os.environ.setdefault("NPROC", str(threads))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache_home / "inchworm" / f"jax-{jax.__version__}"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def preset_name(source: EnvSource) -> str:
+    """The preset an environment gets when none is named."""
+    return preset_for(source.name, source.entry_point, source.spec.action_space)
+
+
+class _Trainer:
+    """One run in its folder: builds the parts, runs the loop, writes the results."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        source: EnvSource,
+        folder: RunFolder,
+        evaluation_episodes: int,
+        on_iteration: Observer | None,
+        show_progress: bool,
+    ) -> None:
+        self.config, self.source, self.folder = config, source, folder
+        self.evaluation_episodes, self.on_iteration, self.show_progress = (
+            evaluation_episodes,
+            on_iteration,
+            show_progress,
+        )
+        self.algorithm = ppo.make(config.algorithm, source.spec, config.total_steps)
+        self.progress = Progress()
+        self.best: tuple[int, float] | None = None
+        self.save_failure: CheckpointError | None = None
+
+    def run(self, checkpoint: Checkpoint | None, parent: Path | None = None) -> Run:
+        """The whole run, from nothing or from a checkpoint."""
+        with self.folder.lock(), contextlib.ExitStack() as stack:
+            self.collector = HostCollector(
+                self.source.make_pool(self.config.algorithm.num_envs, self.config.seed), self.config.algorithm.horizon
+            )
+            stack.callback(self.collector.close)
+            if checkpoint is None:
+                state = jax.jit(self.algorithm.init)(jax.random.key(self.config.seed))
+                write_json(self.folder.provenance, provenance() | {"resumed": []})
+            else:
+                state = self._take_up(checkpoint, parent)
+            write_json(self.folder.config, self.config.to_json())
+            observers = self._observers(stack)
+            iterate = jax.jit(
+                make_iteration(
+                    self.algorithm,
+                    self.source.spec,
+                    self.config.algorithm.normalize_return,
+                    self.config.algorithm.gamma,
+                )
+            )
+            with _signals() as interrupted:
+                try:
+                    state, reason = train_loop(
+                        self.config,
+                        state,
+                        self.collector,
+                        iterate,
+                        self.progress,
+                        observers,
+                        self._save,
+                        interrupted,
+                    )
+                except TrainingError as error:
+                    newest = checkpoints.list_checkpoints(self.folder.checkpoints)[-1:]
+                    where = f"Last good checkpoint: {newest[0]}." if newest else "There was no checkpoint yet."
+                    raise type(error)(f"{error} {where}") from error
+                if self.save_failure is not None:
+                    raise self.save_failure
+                policy = Policy(state.model, state.obs_stats, self.config.seed, self._policy_info())
+                save_policy(self.folder.policy, policy)
+                summary = self._summary(state, reason)
+                write_json(self.folder.summary, summary)
+                if reason.startswith("SIG"):
+                    _leave(reason, self.folder)
+            if self.evaluation_episodes and self.source.factory is not None:
+                for kind, deterministic in (("deterministic", True), ("stochastic", False)):
+                    result = _evaluate(policy, self.source, self.evaluation_episodes, deterministic, self.config.seed)
+                    summary[f"evaluation_{kind}"] = result.summary()
+            write_json(self.folder.summary, summary)
+        rows = read_metrics(self.folder.metrics)
+        plot_curves([("", rows)], self.folder.curve, f"{self.config.env}, PPO, seed {self.config.seed}")
+        return Run(self.folder.path, self.config, policy, summary)
+
+    def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> TrainState:
+        """State, environments and progress of a checkpoint."""
+        template = jax.eval_shape(self.algorithm.init, jax.random.key(0))
+        state = from_arrays(template, checkpoint.state)
+        problems = self.collector.restore(checkpoint.collector_arrays, checkpoint.collector.get("collector", {}))
+        try:
+            remembered = dict(checkpoint.collector["progress"])
+            self.progress.iteration = int(remembered["iteration"])
+            self.progress.seconds = float(remembered["seconds"])
+            self.progress.episodes = int(remembered["episodes"])
+            self.progress.returns.extend(float(value) for value in remembered["returns"])
+            self.progress.lengths.extend(float(value) for value in remembered["lengths"])
+            best = checkpoint.collector["best"]
+            self.best = None if best is None or parent is not None else (int(best[0]), float(best[1]))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise CheckpointError(
+                "collector.json", repr(error), "does not hold a run's progress", "Resume from another checkpoint."
+            ) from error
+        now = provenance()
+        then = read_json(self.folder.provenance) if parent is None else read_json(RunFolder(parent).provenance)
+        problems += differing_numerics(then, now)
+        if parent is not None:
+            problems.append("the budget is another, and schedules follow it")
+        for problem in problems:
+            warnings.warn(f"This resume is not exact: {problem}.", stacklevel=4)
+        event = {"iteration": self.progress.iteration, "exact": not problems, "because": problems, **now}
+        document = then if parent is None else now | {"parent": str(parent), "resumed": []}
+        document["resumed"] = [*document.get("resumed", []), event]
+        write_json(self.folder.provenance, document)
+        return state
+
+    def _observers(self, stack: contextlib.ExitStack) -> list[Observer]:
+        """What is told of each iteration: the metrics file, TensorBoard, the progress line, the user."""
+        start = self.progress.iteration
+        lines = JsonLines(self.folder.metrics, start)
+        board = TensorBoard(self.folder.tensorboard, start * self.config.algorithm.steps_per_iteration)
+        stack.callback(lines.close)
+        stack.callback(board.close)
+
+        def to_metrics_file(report: Iteration) -> None:
+            head = {"iteration": report.iteration, "env_steps": report.env_steps, "seconds": round(report.seconds, 4)}
+            lines.write(head | report.metrics)
+
+        def to_tensorboard(report: Iteration) -> None:
+            board.write(report.env_steps, report.metrics)
+
+        observers: list[Observer] = [to_metrics_file, to_tensorboard]
+        if self.show_progress:
+            line = ProgressLine()
+
+            def to_progress_line(report: Iteration) -> None:
+                final = report.env_steps >= report.total_steps
+                line.update(
+                    report.env_steps,
+                    report.total_steps,
+                    report.seconds,
+                    report.metrics.get("episode/return_100"),
+                    final,
+                )
+
+            observers.append(to_progress_line)
+        if self.on_iteration is not None:
+            observers.append(self.on_iteration)
+        return observers
+
+    def _save(self, state: TrainState, progress: Progress) -> None:
+        """Writes a checkpoint; where that fails, training goes on and the next one may succeed."""
+        arrays, document = self.collector.snapshot()
+        mean_return = progress.mean_return
+        improved = mean_return is not None and (self.best is None or mean_return > self.best[1])
+        best = (progress.iteration, mean_return) if improved else self.best
+        remembered = {
+            "iteration": progress.iteration,
+            "seconds": progress.seconds,
+            "episodes": progress.episodes,
+            "returns": list(progress.returns),
+            "lengths": list(progress.lengths),
+        }
+        try:
+            checkpoints.save_checkpoint(
+                self.folder.checkpoints,
+                Checkpoint(
+                    iteration=progress.iteration,
+                    env_steps=progress.iteration * self.config.algorithm.steps_per_iteration,
+                    state=to_arrays(state),
+                    collector_arrays=arrays,
+                    collector={"collector": document, "progress": remembered, "best": best},
+                    meta={"env": self.config.env, "algorithm": "ppo", "return_100": mean_return},
+                ),
+            )
+            self.best, self.save_failure = best, None
+            kept = None if best is None else self.folder.checkpoints / f"{best[0]:06d}"
+            checkpoints.prune_checkpoints(self.folder.checkpoints, self.config.keep_checkpoints, kept)
+        except CheckpointError as error:
+            self.save_failure = error
+            warnings.warn(f"No checkpoint was written, training goes on: {error}", stacklevel=3)
+
+    def _policy_info(self) -> dict[str, Any]:
+        facts = provenance()
+        return {
+            "env": self.config.env,
+            "algorithm": "ppo",
+            "seed": self.config.seed,
+            "env_steps": self.progress.iteration * self.config.algorithm.steps_per_iteration,
+            "versions": facts["versions"],
+        }
+
+    def _summary(self, state: TrainState, reason: str) -> dict[str, Any]:
+        return {
+            "env": self.config.env,
+            "algorithm": "ppo",
+            "seed": self.config.seed,
+            "stopped_by": reason,
+            "iterations": self.progress.iteration,
+            "env_steps": self.progress.iteration * self.config.algorithm.steps_per_iteration,
+            "gradient_steps": self.progress.iteration * self.config.algorithm.gradient_steps_per_iteration,
+            "skipped_updates": int(state.skipped),
+            "episodes": self.progress.episodes,
+            "return_100": self.progress.mean_return,
+            "seconds": self.progress.seconds,
+            "parameters_sha256": fingerprint(state.model),
+        }
+
+
+def _source_of(config: RunConfig, env: Any) -> EnvSource:
+    """The environment of a run: by its id, or as the user gives it again."""
+    if env is not None:
+        return env_source(env, config.env_kwargs)
+    if config.env_by_id and ":" not in config.env:
+        return env_source(config.env, config.env_kwargs)
+    # Importing a module because a file names it would be running what a file says.
+    raise ConfigError(
+        "env",
+        config.env,
+        "is code of your own, which is not stored with a run",
+        f'Give it again, in Python: iw.resume(folder, env={config.env.rpartition(":")[2]}).',
+    )
+
+
+def _evaluate(policy: Policy, source: EnvSource, episodes: int, deterministic: bool, seed: int) -> Evaluation:
+    if source.factory is None:
+        raise ConfigError(
+            "env", source.name, "is a vector environment, which cannot be evaluated in", "Give env= a function that makes one."
+        )
+    return evaluate(policy, source.factory, episodes=episodes, deterministic=deterministic, seed=seed)
+
+
+def _warn_of_damage(path: Path, error: CheckpointError) -> None:
+    warnings.warn(f"The checkpoint {path.name} is passed over, an older one is used: {error}", stacklevel=4)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Any]:
+    """Turns the first SIGTERM, SIGHUP or Ctrl-C into a reason that the loop asks for; a second Ctrl-C interrupts at once."""
+    caught: list[str] = []
+
+    def note(number: int, frame: Any) -> None:
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        yield lambda: caught[0] if caught else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(reason: str, folder: RunFolder) -> None:
+    """Ends the program as the signal asked, now that everything is saved."""
+    print(f"Stopped by {reason}; everything is saved. Continue with: inchworm resume {folder.path}")
+    if reason == "SIGINT":
+        raise KeyboardInterrupt
+    raise SystemExit(128 + signal.Signals[reason])

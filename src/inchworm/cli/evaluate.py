@@ -1,0 +1,46 @@
+"""`inchworm evaluate RUN`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from inchworm.api import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Runs whole episodes with a run's policy, acting by its modes and by its samples, in environments of their own."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    episodes: int = 20
+    """Episodes of each kind."""
+    seed: int | None = None
+    """Seed of the episodes; by default the run's."""
+    env: str | None = None
+    """module:factory, where the run was started with one."""
+    json: bool = False
+    """Print every return as JSON."""
+
+
+def main(arguments: list[str]) -> int:
+    options = tyro.cli(Options, prog="inchworm evaluate", args=arguments)
+    run = load(options.run)
+    results = {
+        kind: run.evaluate(
+            episodes=options.episodes, deterministic=kind == "deterministic", seed=options.seed, env=options.env
+        )
+        for kind in ("deterministic", "stochastic")
+    }
+    if options.json:
+        print(json.dumps({kind: result.summary() for kind, result in results.items()}))
+        return 0
+    for kind, result in results.items():
+        cut = f", {result.unfinished} cut at its step limit" if result.unfinished else ""
+        print(
+            f"  {kind:<13}  return {result.mean:,.1f} ± {result.std:,.1f}  "
+            f"(from {min(result.returns):,.1f} to {max(result.returns):,.1f}, {len(result.returns)} episodes{cut})"
+        )
+    return 0

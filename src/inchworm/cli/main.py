@@ -1,0 +1,80 @@
+"""`inchworm COMMAND ...`: finds the command, and turns errors into one readable paragraph."""
+
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from typing import Any
+
+COMMANDS = {
+    "train": "train a policy in an environment",
+    "resume": "go on with a stopped run, bit for bit where the environment allows it",
+    "evaluate": "returns of a run's policy over whole episodes",
+    "record": "a video of a run's policy",
+    "plot": "learning curves of one or more runs",
+    "check": "look at an environment before training in it",
+}
+
+USAGE = """usage: inchworm COMMAND [arguments]      inchworm COMMAND --help
+
+Trains policies with Proximal Policy Optimization (arXiv:1707.06347).
+
+{commands}
+
+  inchworm train HalfCheetah-v5                      the paper's continuous control, about two minutes
+  inchworm train CartPole-v1 --total-steps 50000     any Gymnasium environment
+  inchworm train my_module:make_env                  your own
+  inchworm evaluate runs/HalfCheetah-v5/ppo/...      the run's folder is printed at the end of training
+
+Every command takes --debug, which shows the traceback of an error.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        Exit status: 0 done, 2 wrong input, 130 and 143 stopped by Ctrl-C and SIGTERM, after everything was saved.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(len(name) for name in COMMANDS)
+        print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items())))
+        return 0
+    # Imported late: JAX takes a second, which `--help` and a misspelt command should not wait for.
+    from inchworm.checks import did_you_mean
+    from inchworm.errors import InchwormError
+
+    if arguments[0] in ("--version", "-V"):
+        from importlib.metadata import version
+
+        print(f"inchworm {version('inchworm')}")
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        print(f"error: {command} is no command{did_you_mean(command, COMMANDS)}. See inchworm --help.", file=sys.stderr)
+        return 2
+    if not debug:
+        warnings.showwarning = _show_warning
+    # A user's own module:factory is looked for where the command is run, as `python -m` would.
+    sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(f"inchworm.cli.{command}").main(arguments[1:])
+    except InchwormError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _show_warning(message: Any, category: type, *_: Any, **__: Any) -> None:
+    if issubclass(category, UserWarning) and not issubclass(category, DeprecationWarning):
+        print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,35 @@
+"""`inchworm record RUN`."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Records the first 300 frames of an episode as run/video.mp4."""
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    out: Path | None = None
+    """The video's file; by default video.mp4 in the run's folder."""
+    seed: int = 0
+    """Seed of the episode."""
+    env: str | None = None
+    """module:factory, where the run was started with one; it must take render_mode."""
+
+
+def main(arguments: list[str]) -> int:
+    options = tyro.cli(Options, prog="inchworm record", args=arguments)
+    if not os.environ.get("DISPLAY") and sys.platform == "linux":
+        # Without a display MuJoCo renders only through EGL, and reads this when it is imported.
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    from inchworm.api import load, record
+
+    path, frames, total = record(load(options.run), out=options.out, seed=options.seed, env=options.env)
+    print(f"  video   {path}, {frames} frames, return {total:,.1f} up to the last")
+    return 0

@@ -1,0 +1,44 @@
+"""`inchworm resume RUN`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from inchworm.api import resume
+from inchworm.cli.train import report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Goes on with a stopped run from its newest good checkpoint.
+
+    The result is bit for bit that of the run that was never stopped; where the environment does not allow that, a
+    warning says so and provenance.json records it.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """The run's folder."""
+    env: str | None = None
+    """module:factory, where the run was started with one."""
+    total_steps: int | None = None
+    """Another budget: makes a new run that names this one as its parent."""
+    evaluation_episodes: int = 20
+    """Episodes of each of the two evaluations at the end; 0 for none."""
+    video: bool = True
+    """Record a video at the end, where the environment can be rendered."""
+    progress: bool = True
+    """Show a line that tells how training goes."""
+
+
+def main(arguments: list[str]) -> int:
+    options = tyro.cli(Options, prog="inchworm resume", args=arguments)
+    run = resume(
+        options.run,
+        options.env,
+        total_steps=options.total_steps,
+        evaluation_episodes=options.evaluation_episodes,
+        progress=options.progress,
+    )
+    report(run, options.video)
+    return 0

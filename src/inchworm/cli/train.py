@@ -1,0 +1,160 @@
+"""`inchworm train ENV`."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from inchworm.algorithms.ppo import PPO
+from inchworm.api import Run, preset_name, train
+from inchworm.checks import check_choice
+from inchworm.config import PRESETS
+from inchworm.envs.source import env_source
+from inchworm.errors import ConfigError
+from inchworm.io.progress import describe, format_seconds
+from inchworm.rl.schedules import Scalar, Schedule, check_scalar
+
+
+def _env_kwargs(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ConfigError("env-kwargs", text, "is no JSON object", "Give e.g. '{\"forward_reward_weight\": 2.0}'.")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Trains a policy with PPO and leaves a run folder with its curve, evaluation, checkpoints and policy.
+
+    The defaults shown are those of the preset that fits ENV: name ENV before --help to see them.
+    """
+
+    env: tyro.conf.Positional[str]
+    """Gymnasium id (HalfCheetah-v5), or module:factory for an environment of your own."""
+    ppo: tyro.conf.OmitArgPrefixes[PPO]
+    preset: str | None = None
+    """Settings to start from: paper, mujoco, classic or pendulum; by default the one that fits ENV."""
+    total_steps: int = 1_000_000
+    """Budget in environment steps; the run stops at the first iteration that reaches it."""
+    seed: int = 0
+    """Seed of parameters, noise, shuffles and environments."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment, as a JSON object."""
+    out: Path = Path("runs")
+    """Folder below which the run's own is made."""
+    name: str | None = None
+    """Name of the run's folder; by default a time stamp and the seed."""
+    stop_return: float | None = None
+    """Stop once the mean return of the last 100 episodes reaches this."""
+    max_seconds: float | None = None
+    """Stop after this much wall-clock time, in seconds."""
+    checkpoint_seconds: float = 60.0
+    """Write a checkpoint at least this often, in seconds."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints stay, beside the best."""
+    threads: int = 1
+    """Threads of XLA's CPU backend; more than one pays only for wide networks."""
+    evaluation_episodes: int = 20
+    """Episodes of each of the two evaluations at the end; 0 for none."""
+    video: bool = True
+    """Record a video at the end, where the environment can be rendered."""
+    progress: bool = True
+    """Show a line that tells how training goes."""
+
+
+def main(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    run = train(
+        options.env,
+        options.ppo,
+        total_steps=options.total_steps,
+        seed=options.seed,
+        env_kwargs=_env_kwargs(options.env_kwargs),
+        out=options.out,
+        name=options.name,
+        stop_return=options.stop_return,
+        max_seconds=options.max_seconds,
+        checkpoint_seconds=options.checkpoint_seconds,
+        keep_checkpoints=options.keep_checkpoints,
+        threads=options.threads,
+        evaluation_episodes=options.evaluation_episodes,
+        progress=options.progress,
+    )
+    report(run, options.video)
+    return 0
+
+
+def report(run: Run, video: bool) -> None:
+    """Prints what a run came to and where everything is."""
+    summary = run.summary
+    shown = {
+        "stopped by": summary["stopped_by"],
+        "steps": f"{summary['env_steps']:,} in {format_seconds(summary['seconds'])}, "
+        f"{summary['env_steps'] / max(summary['seconds'], 1e-9):,.0f} steps/s",
+        "return": "no episode has ended"
+        if summary["return_100"] is None
+        else f"{summary['return_100']:,.1f} over the last {min(summary['episodes'], 100)} of {summary['episodes']:,} episodes",
+    }
+    if summary["skipped_updates"]:
+        shown["skipped"] = f"{summary['skipped_updates']} updates met NaN or infinity and were dropped"
+    for kind in ("deterministic", "stochastic"):
+        if evaluation := summary.get(f"evaluation_{kind}"):
+            shown[kind] = (
+                f"{evaluation['mean']:,.1f} ± {evaluation['std']:,.1f} over {len(evaluation['returns'])} episodes"
+                + (f", {evaluation['unfinished']} cut" if evaluation["unfinished"] else "")
+            )
+    shown |= {"run": run.folder, "curve": run.folder / "curve.png"}
+    print(describe(shown))
+    if video:
+        # A renderer can take the whole process down; by now everything else is on disk.
+        subprocess.run([sys.executable, "-m", "inchworm", "record", str(run.folder)], check=False)
+
+
+def _parse(arguments: list[str]) -> Options:
+    """One flat parser whose defaults are those of the preset that fits the environment."""
+    named = next((word for word in arguments if not word.startswith("-")), None)
+    preset = _value_of("--preset", arguments)
+    if preset is not None:
+        check_choice("preset", preset, PRESETS)
+    elif named is not None:
+        kwargs = _value_of("--env-kwargs", arguments)
+        preset = preset_name(env_source(named, _env_kwargs(kwargs) if kwargs else {}))
+    chosen = PRESETS[preset or "paper"]
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_scalar_rule)
+    with registry:
+        return tyro.cli(
+            Options,
+            prog="inchworm train",
+            args=arguments,
+            default=Options(env=tyro.MISSING, ppo=chosen.algorithm, total_steps=chosen.total_steps),
+        )
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if word == option:
+            return following
+        if word.startswith(option + "="):
+            return word.partition("=")[2]
+    return None
+
+
+def _scalar_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Settings that may be schedules are read from their text form."""
+    if info.type != Scalar:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NUMBER|linear:A:B",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, float | str | Schedule),
+        str_from_instance=lambda value: [str(check_scalar("setting", value))],
+    )

@@ -1,0 +1,1 @@
+"""Files of a run: checkpoints, logs and where results came from."""

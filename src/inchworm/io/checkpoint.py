@@ -1,0 +1,425 @@
+"""Checkpoints on disk: written so that no crash costs the last good one, read without running anything.
+
+    checkpoints/000244/                   one checkpoint, named after its iteration
+      state.safetensors  collector.safetensors  collector.json
+      manifest.json                       written last: hashes, sizes, tensors, meta and its own hash
+    checkpoints/000244.replaced-1f0c.../  the older 000244 while a newer one takes its place
+    checkpoints/.tmp-9ab4.../             being written or being deleted, never read
+
+Linux and macOS. One process writes a folder; others may read it meanwhile.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from inchworm.errors import CheckpointError
+
+FORMAT = 1  # later formats keep the manifest's seal, so that older versions can name them
+MANIFEST = "manifest.json"
+STATE, COLLECTOR_ARRAYS, COLLECTOR = "state.safetensors", "collector.safetensors", "collector.json"
+MAX_JSON_BYTES = 16 << 20
+MAX_JSON_DEPTH = 64
+MAX_TENSOR_BYTES = 4 << 30
+
+_NUMPY_DTYPES = {
+    **{"BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64"},
+    **{f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+_SEAL = b',"sha256":"%s"}'
+_NAME = re.compile(r"(\d{6}|[1-9]\d{6,})(\.replaced-[0-9a-f]+)?", re.ASCII)
+_STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+# What hostile files and unsuitable values can raise below and in the libraries called.
+_FAILURES = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, safetensors.SafetensorError)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on.
+
+    Attributes:
+        iteration: iterations done; names the folder.
+        env_steps: environment steps done.
+        state: leaves of the training state by dotted path; all finite.
+        collector_arrays: the collector's arrays by name; may hold NaN.
+        collector: the rest of the collector as JSON: keys are strings, tuples come back as lists.
+        meta: JSON about the run (algorithm, environment, versions), kept in the manifest.
+    """
+
+    iteration: int
+    env_steps: int
+    state: dict[str, np.ndarray]
+    collector_arrays: dict[str, np.ndarray]
+    collector: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class _Entry(NamedTuple):
+    """A checkpoint's folder; entries sort by age."""
+
+    iteration: int
+    in_place: bool  # False: set aside by a replacement
+    path: Path
+    inode: int  # tells a folder from one that took its name
+
+    @property
+    def final_path(self) -> Path:
+        return self.path.with_name(f"{self.iteration:06d}")
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Writes `folder/<iteration>` durably and returns it; an older one of that iteration is replaced.
+
+    At every moment, power cuts included, `load_newest` finds the old checkpoint or the new one.
+
+    Raises:
+        CheckpointError: loading would refuse it (no JSON, NaN in the state, an unknown dtype, too
+            large), or the disk failed; what was saved before still loads.
+    """
+    folder = Path(folder)
+    temporary = _temporary_path(folder)
+    try:
+        files = _encode(checkpoint)
+        _decode(lambda name, size: files[name])  # refuse now what loading would refuse later
+        target = folder / f"{checkpoint.iteration:06d}"
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            _sync_folder(folder.parent)
+        os.mkdir(temporary)
+        for name, data in files.items():
+            _write(temporary / name, data)
+        _sync_folder(temporary)
+        _put_in_place(temporary, target)
+    except _FAILURES as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        fix = "Free space or correct the value; earlier checkpoints still load."
+        raise _failure(folder / str(checkpoint.iteration), "cannot be saved", error, fix) from error
+    return target
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in the folder `path`, every byte verified, nothing executed.
+
+    Raises:
+        CheckpointError: it is missing, damaged, foreign or of an unknown format version.
+    """
+    path = Path(path)
+    try:
+        # All files are opened through one descriptor: they belong together even if a writer renames the folder.
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            checkpoint = _decode(partial(_read, descriptor))
+        finally:
+            os.close(descriptor)
+        name = _NAME.fullmatch(path.name)
+        if name and int(name[1]) != checkpoint.iteration:
+            raise ValueError(f"the folder is renamed, it holds iteration {checkpoint.iteration}")
+    except _FAILURES as error:
+        raise _failure(path, "cannot be loaded", error, "Use another checkpoint.") from error
+    return checkpoint
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, oldest first, not verified; none if `folder` is missing.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    return [entry.path for entry in _list_entries(Path(folder)) if entry.in_place]
+
+
+def load_newest(folder: Path, on_skip: Callable[[Path, CheckpointError], None]) -> tuple[Path, Checkpoint]:
+    """The newest checkpoint that verifies and its path; `on_skip` gets each damaged one passed over.
+
+    The path ends in `.replaced-...` where a crash cut a replacement short; `prune_checkpoints` gives
+    such a checkpoint its name back.
+
+    Raises:
+        CheckpointError: there is none, or the folder cannot be read.
+    """
+    tried: set[_Entry] = set()
+    # Listed anew after each failure: another process may have replaced what was listed.
+    while untried := [entry for entry in _list_entries(Path(folder)) if entry not in tried]:
+        newest = untried[-1]
+        tried.add(newest)
+        try:
+            return newest.path, load_checkpoint(newest.path)
+        except CheckpointError as error:
+            on_skip(newest.path, error)
+    problem = f"holds no checkpoint that verifies ({len(tried)} damaged)"
+    raise CheckpointError("checkpoints", str(folder), problem, "Name another run's folder or start a new run.")
+
+
+def prune_checkpoints(folder: Path, keep: int, best: Path | None) -> None:
+    """Deletes all but the newest `keep`, the one written last and `best`; and what crashes left behind.
+
+    The one written last is not the newest by number when a resume had to pass over damaged ones.
+
+    Raises:
+        CheckpointError: `keep` is below 1, or something cannot be deleted.
+    """
+    if keep < 1:
+        raise CheckpointError("keep", keep, "would leave no checkpoint", "Keep at least 1.")
+    folder = Path(folder)
+    try:
+        for entry in reversed(_list_entries(folder)):
+            if not entry.in_place and not entry.final_path.exists():
+                os.rename(entry.path, entry.final_path)
+        entries = _list_entries(folder)
+        in_place = [entry.path for entry in entries if entry.in_place]
+        written_last = sorted(in_place, key=lambda path: path.stat().st_mtime_ns)[-1:]
+        kept = {path.name for path in in_place[-keep:] + written_last}
+        if best is not None:
+            kept.add(Path(best).name.partition(".")[0])
+        # Leftovers come last: one that cannot be deleted must not let checkpoints pile up.
+        for path in [*(entry.path for entry in entries), *folder.glob(".tmp-*")]:
+            if path.name not in kept:
+                _delete(path)
+    except OSError as error:
+        raise _failure(folder, "cannot be pruned", error, "Delete old checkpoints by hand.") from error
+
+
+def _list_entries(folder: Path) -> list[_Entry]:
+    """All checkpoint folders, oldest first, those that were set aside included."""
+    entries = []
+    try:
+        with os.scandir(folder) as found:
+            for item in found:
+                name = _NAME.fullmatch(item.name)
+                # No `stat`: what a writer renames meanwhile must not drop out of the list.
+                if name and item.is_dir(follow_symlinks=False):
+                    entries.append(_Entry(int(name[1]), name[2] is None, Path(item.path), item.inode()))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _failure(folder, "cannot be listed", error, "Check the folder and its permissions.") from error
+    return sorted(entries)
+
+
+def _temporary_path(folder: Path) -> Path:
+    return folder / f".tmp-{secrets.token_hex(8)}"
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Renames `temporary` to `target`. No folder can be renamed over a full one, so that is set aside."""
+    aside = target.with_name(f"{target.name}.replaced-{time.time_ns():016x}")  # these sort by age
+    try:
+        if target.is_dir() and not target.is_symlink():
+            os.rename(target, aside)
+            _sync_folder(target.parent)  # or a power cut could keep the next rename and lose this one
+        os.rename(temporary, target)
+    except OSError:
+        with suppress(OSError):
+            os.rename(aside, target)
+        raise
+    _sync_folder(target.parent)
+    with suppress(OSError):  # the new one is safe; what stays behind goes with the next prune
+        for replaced in target.parent.glob(f"{target.name}.replaced-*"):
+            _delete(replaced)
+
+
+def _delete(folder: Path) -> None:
+    """Deletes a folder, renamed first, so that a half deleted one never looks like a checkpoint."""
+    doomed = _temporary_path(folder.parent)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _read(folder: int, name: str, size: int | None) -> bytes:
+    """The bytes of a regular file, which must have `size` of them; None is a manifest's, whatever is allowed."""
+
+    def opener(path: str, flags: int) -> int:
+        # Without O_NONBLOCK, opening a FIFO waits for a writer.
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+
+    with open(name, "rb", opener=opener) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{name} is not a regular file")
+        if found.st_size > MAX_JSON_BYTES if size is None else found.st_size != size:
+            wanted = f"at most {MAX_JSON_BYTES}" if size is None else f"the manifest's {size}"
+            raise ValueError(f"{name} has {found.st_size} bytes, not {wanted}")
+        return file.read(found.st_size)
+
+
+def _encode(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Each file's bytes, the manifest last."""
+    state, arrays = _plain(checkpoint.state), _plain(checkpoint.collector_arrays)
+    files = {
+        STATE: safetensors.numpy.save(state),
+        COLLECTOR_ARRAYS: safetensors.numpy.save(arrays),
+        COLLECTOR: json.dumps(checkpoint.collector).encode(),
+    }
+    manifest = {
+        "format": FORMAT,
+        "iteration": checkpoint.iteration,
+        "env_steps": checkpoint.env_steps,
+        "files": {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
+        },
+        "tensors": {STATE: _describe(state), COLLECTOR_ARRAYS: _describe(arrays)},
+        "meta": checkpoint.meta,
+    }
+    return {**files, MANIFEST: _sealed(json.dumps(manifest).encode().removesuffix(b"}"))}
+
+
+def _decode(read: Callable[[str, int | None], bytes]) -> Checkpoint:
+    """The checkpoint whose files `read(name, size)` returns; ValueError and others where one is wrong."""
+    manifest = _parse_manifest(read(MANIFEST, None))
+    data = {}
+    for name, listed in manifest["files"].items():
+        data[name] = read(name, listed["size"])
+        if hashlib.sha256(data[name]).hexdigest() != listed["sha256"]:
+            raise ValueError(f"{name} is damaged, its SHA-256 is not the one in the manifest")
+    arrays = {name: _parse_tensors(name, data[name], manifest["tensors"][name]) for name in (STATE, COLLECTOR_ARRAYS)}
+    for name, array in arrays[STATE].items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{STATE}: tensor {name!r} holds NaN or infinity")
+    return Checkpoint(
+        iteration=manifest["iteration"],
+        env_steps=manifest["env_steps"],
+        state=arrays[STATE],
+        collector_arrays=arrays[COLLECTOR_ARRAYS],
+        collector=_parse_object(COLLECTOR, data[COLLECTOR]),
+        meta=manifest["meta"],
+    )
+
+
+def _sealed(body: bytes) -> bytes:
+    """A JSON object that lacks its last brace, closed by its own hash: no other file vouches for a manifest."""
+    return body + _SEAL % hashlib.sha256(body).hexdigest().encode()
+
+
+def _parse_manifest(data: bytes) -> dict[str, Any]:
+    if _sealed(data[: -len(_sealed(b""))]) != data:
+        raise ValueError(f"{MANIFEST} is cut or damaged, it does not end in its own SHA-256")
+    manifest = _parse_object(MANIFEST, data)
+    version = manifest.get("format")
+    if type(version) is not int or version != FORMAT:
+        raise ValueError(f"its format version is {version!r}, this version of inchworm reads {FORMAT}")
+    _check_keys("it", manifest, {"format", "iteration", "env_steps", "files", "tensors", "meta", "sha256"})
+    _check_keys("files", manifest["files"], {STATE, COLLECTOR_ARRAYS, COLLECTOR})
+    _check_keys("tensors", manifest["tensors"], {STATE, COLLECTOR_ARRAYS})
+    _check_keys("meta", manifest["meta"], None)
+    _check_count("iteration", manifest["iteration"], None)
+    _check_count("env_steps", manifest["env_steps"], None)
+    for name, listed in manifest["files"].items():
+        _check_keys(name, listed, {"sha256", "size"})
+        _check_count(f"{name}'s size", listed["size"], MAX_JSON_BYTES if name == COLLECTOR else MAX_TENSOR_BYTES)
+    for name, tensors in manifest["tensors"].items():
+        _check_keys(f"{name}'s tensors", tensors, None)
+    return manifest
+
+
+def _check_keys(what: str, value: Any, keys: set[str] | None) -> None:
+    if type(value) is not dict or (keys is not None and set(value) != keys):
+        raise ValueError(f"{MANIFEST}: {what} must be an object" + (f" of exactly {sorted(keys)}" if keys else ""))
+
+
+def _check_count(what: str, value: Any, maximum: int | None) -> None:
+    if type(value) is not int or value < 0 or (maximum is not None and value > maximum):
+        limit = "" if maximum is None else f" of at most {maximum}"
+        raise ValueError(f"{MANIFEST}: {what} is {value!r}, not a whole number{limit}")
+
+
+def _parse_object(what: str, data: bytes) -> dict[str, Any]:
+    """Strict JSON, apart from NaN and Infinity, which Python writes too; bounded in size and depth."""
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{what} holds {len(data)} bytes of JSON, more than {MAX_JSON_BYTES}")
+    try:
+        text = data.decode()
+        depth = 0
+        for token in _STRINGS_AND_BRACKETS.finditer(text):
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+            if depth > MAX_JSON_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}")
+        value = json.loads(text, object_pairs_hook=_unique_keys)
+    except ValueError as error:
+        raise ValueError(f"{what} is not good JSON: {error}") from error
+    if type(value) is not dict:
+        raise ValueError(f"{what} holds {type(value).__name__} instead of an object")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return unique
+
+
+def _plain(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays in the layout that safetensors takes for granted without checking."""
+    plain = {}
+    for name, array in arrays.items():
+        dtype = np.asarray(array).dtype.newbyteorder("=")
+        if dtype.name not in _NUMPY_DTYPES.values():
+            raise ValueError(f"{name!r} has dtype {dtype.name}, checkpoints hold {', '.join(_NUMPY_DTYPES.values())}")
+        plain[name] = np.asarray(array, dtype, order="C")
+    return plain
+
+
+def _describe(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: {"dtype": array.dtype.name, "shape": array.shape} for name, array in arrays.items()}
+
+
+def _parse_tensors(file: str, data: bytes, described: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays in a safetensors file; ValueError unless they are those that the manifest describes."""
+    # safetensors takes the last of two equal names; its header is JSON after a length of eight bytes.
+    _parse_object(f"{file}'s header", data[8 : 8 + int.from_bytes(data[:8], "little")])
+    arrays = {}
+    for name, tensor in safetensors.deserialize(data):
+        dtype = _NUMPY_DTYPES.get(tensor["dtype"])
+        if dtype is None:
+            raise ValueError(f"{file}: tensor {name!r} has the unsupported dtype {tensor['dtype']}")
+        arrays[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+    found = _describe(arrays)
+    for name in sorted({*found, *described}):
+        # Compared as JSON, in which 1, 1.0 and true differ.
+        got, expected = (json.dumps(tensors.get(name), sort_keys=True) for tensors in (found, described))
+        if name not in found or got != expected:
+            raise ValueError(f"{file}: tensor {name!r} is {got}, the manifest describes {expected}")
+    return {name: arrays[name] for name in described}
+
+
+def _failure(path: Path, what: str, error: BaseException, fix: str) -> CheckpointError:
+    reason = str(error) or type(error).__name__
+    return CheckpointError("checkpoint", str(path), f"{what}: {reason[:300]}", fix)

@@ -1,0 +1,96 @@
+"""A trained policy on disk: one folder that holds all that is needed to act.
+
+    policy/policy.json          spaces, network sizes, where it comes from, hash of the tensors
+    policy/policy.safetensors   parameters and observation statistics by name
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import safetensors.numpy
+
+from inchworm import spaces
+from inchworm.errors import CheckpointError, RunFolderError
+from inchworm.io.checkpoint import _describe as describe_tensors
+from inchworm.io.checkpoint import _parse_object as parse_object
+from inchworm.io.checkpoint import _parse_tensors as parse_tensors
+from inchworm.models import observations
+from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.policy import Policy
+from inchworm.numerics.tree import from_arrays, to_arrays
+from inchworm.spaces import EnvSpec
+
+FORMAT = 1
+
+
+def save_policy(folder: Path, policy: Policy) -> None:
+    """Writes the policy; the JSON is written last and vouches for the tensors.
+
+    Raises:
+        RunFolderError: the folder cannot be written.
+    """
+    model = policy.model
+    network = model.policy.network
+    arrays = to_arrays({"model": model, "obs_stats": policy.obs_stats})
+    tensors = safetensors.numpy.save(arrays)
+    document = {
+        "format": FORMAT,
+        "observation_space": spaces.to_json(model.observation_space),
+        "action_space": spaces.to_json(model.action_space),
+        "hidden_sizes": [int(bias.shape[0]) for bias in network.biases[:-1]],
+        "activation": network.activation,
+        "normalized": any(stats is not None for stats in policy.obs_stats),
+        "tensors": describe_tensors(arrays),
+        "sha256": hashlib.sha256(tensors).hexdigest(),
+        "info": policy.info,
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "policy.safetensors").write_bytes(tensors)
+        (folder / "policy.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunFolderError(
+            "policy", str(folder), f"cannot be written: {error.strerror}", "Free space or choose another folder."
+        ) from error
+
+
+def load_policy(folder: Path) -> Policy:
+    """Reads a policy; nothing in the files is executed.
+
+    Raises:
+        CheckpointError: the files are missing, damaged or of another version.
+    """
+    try:
+        document = parse_object("policy.json", (folder / "policy.json").read_bytes())
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format version is {document['format']!r}, this version of inchworm reads {FORMAT}")
+        tensors = (folder / "policy.safetensors").read_bytes()
+        if hashlib.sha256(tensors).hexdigest() != document["sha256"]:
+            raise ValueError("policy.safetensors is damaged, its SHA-256 is not the one in policy.json")
+        template = _template(document)
+        tree = from_arrays(template, parse_tensors("policy.safetensors", tensors, document["tensors"]))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(
+            "policy", str(folder), f"cannot be loaded: {error or type(error).__name__}", "Name another run or policy folder."
+        ) from error
+    return Policy(tree["model"], tree["obs_stats"], info=document["info"])
+
+
+def _template(document: dict[str, Any]) -> Any:
+    """Shapes and dtypes of the tensors that the description calls for."""
+    spec = EnvSpec(spaces.from_json(document["observation_space"]), spaces.from_json(document["action_space"]))
+    hidden_sizes = tuple(int(size) for size in document["hidden_sizes"])
+    if document["activation"] not in ("tanh", "relu"):
+        raise ValueError(f"its activation is {document['activation']!r}")
+
+    def build(key: jax.Array) -> Any:
+        model = ActorCritic.init(key, spec, hidden_sizes, document["activation"])
+        return {
+            "model": model,
+            "obs_stats": observations.empty_stats(spec.observation_space, bool(document["normalized"])),
+        }
+
+    return jax.eval_shape(build, jax.random.key(0))

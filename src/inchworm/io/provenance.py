@@ -1,0 +1,73 @@
+"""What a run ran on: versions, machine, threads."""
+
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("inchworm", "jax", "jaxlib", "numpy", "optax", "gymnasium", "mujoco", "safetensors")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and machine, as JSON. What is listed under `numerics` must be equal for results to be bit-equal."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "commit": _commit(),
+        "command": sys.argv,
+        "numerics": {
+            "cpu": _cpu_model(),
+            "device": device.device_kind,
+            "jaxlib": versions["jaxlib"],
+            "numpy": versions["numpy"],
+            "gymnasium": versions["gymnasium"],
+            "mujoco": versions.get("mujoco"),
+            "threads": os.environ.get("NPROC"),
+        },
+    }
+
+
+def differing_numerics(then: Any, now: dict[str, Any]) -> list[str]:
+    """What of the numerics has changed, a phrase each."""
+    before = then.get("numerics", {}) if isinstance(then, dict) else {}
+    return [
+        f"{name} was {before.get(name)!r} and is {value!r}"
+        for name, value in now["numerics"].items()
+        if before.get(name) != value
+    ]
+
+
+@cache
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+@cache
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, None for an installed one."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    answer = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
+    )
+    return answer.stdout.strip() or None

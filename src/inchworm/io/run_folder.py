@@ -1,0 +1,139 @@
+"""The folder of one run: its name, its files, its lock.
+
+    runs/<env>/<algorithm>/<UTC stamp>-seed<k>/
+      config.json  provenance.json  metrics.jsonl  summary.json  tensorboard/  curve.png  video.mp4
+      checkpoints/000244/  policy/
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from inchworm.errors import CheckpointError, RunFolderError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.png"
+
+    @property
+    def video(self) -> Path:
+        return self.path / "video.mp4"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run while it trains.
+
+        Raises:
+            RunFolderError: another process trains in this folder.
+        """
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunFolderError(
+                    "run", str(self.path), "is being trained by another process", "Wait for it, or stop it first."
+                ) from error
+            yield
+
+
+def create_run_folder(out: Path, env: str, algorithm: str, seed: int, name: str | None) -> RunFolder:
+    """Makes the folder of a new run.
+
+    Args:
+        out: where runs are kept.
+        env: environment id; a slash in it becomes `->`.
+        algorithm: its name.
+        seed: of the run.
+        name: the folder's own name; None for a time stamp and the seed.
+
+    Raises:
+        RunFolderError: it cannot be written, or a run of that name exists.
+    """
+    parent = Path(out) / env.replace("/", "->").replace(":", "->") / algorithm
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    candidates = [name] if name else [f"{stamp}{suffix}-seed{seed}" for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for candidate in candidates:
+            with contextlib.suppress(FileExistsError):
+                (parent / candidate).mkdir()
+                return RunFolder(parent / candidate)
+    except OSError as error:
+        raise RunFolderError(
+            "out", str(out), f"cannot be written: {error.strerror}", "Choose another folder with --out."
+        ) from error
+    raise RunFolderError(
+        "name", candidates[0], f"exists already in {parent}", "Choose another --name, or continue it with `inchworm resume`."
+    )
+
+
+def open_run_folder(path: Path) -> RunFolder:
+    """The folder of an existing run.
+
+    Raises:
+        RunFolderError: there is no run.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.config.is_file():
+        raise RunFolderError("run", str(path), "is not a run's folder: it has no config.json", "Name a folder below runs/.")
+    return folder
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes JSON so that the file is never half written."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(path.name, str(path), f"cannot be read: {error}", "Name another run's folder.") from error

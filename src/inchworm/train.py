@@ -1,0 +1,197 @@
+"""The loop: Algorithm 1 of arXiv:1707.06347, and what watches over it."""
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from inchworm.algorithms.iteration import Iterate
+from inchworm.algorithms.state import TrainState, collection_key
+from inchworm.config import RunConfig
+from inchworm.errors import InvariantError, NonFiniteError
+from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.observations import ObsStats
+from inchworm.numerics.tree import to_arrays
+from inchworm.types import Episodes, PRNGKey, Rollout
+
+MAX_SKIPPED_IN_ROW = 10
+"""Updates that may be dropped one after the other before training stops."""
+
+
+class Collector(Protocol):
+    """Where experience comes from."""
+
+    acted_with: tuple[ActorCritic, ObsStats]
+    """The model and the statistics of the last rollout."""
+
+    def collect(self, model: ActorCritic, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
+        """T steps of N environments, going on where the last rollout ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What observers of a run are told after each iteration."""
+
+    iteration: int
+    """Iterations done, 1 after the first."""
+    env_steps: int
+    """Environment steps done, over all environments."""
+    total_steps: int
+    seconds: float
+    """Wall-clock time of training so far, resumed parts included."""
+    metrics: dict[str, float]
+    """By their names in the glossary; a metric that has no value yet is absent."""
+
+
+Observer = Callable[[Iteration], Any]
+
+
+@dataclass
+class Progress:
+    """What the loop remembers on the host; a checkpoint holds it too."""
+
+    iteration: int = 0
+    seconds: float = 0.0
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    """Returns of the last 100 episodes."""
+    lengths: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    episodes: int = 0
+
+    @property
+    def mean_return(self) -> float | None:
+        """Mean return of the last 100 episodes, None before the first has ended."""
+        return float(np.mean(self.returns)) if self.returns else None
+
+
+def train_loop(
+    config: RunConfig,
+    state: TrainState,
+    collector: Collector,
+    iterate: Iterate,
+    progress: Progress,
+    observers: Sequence[Observer],
+    save: Callable[[TrainState, Progress], None],
+    interrupted: Callable[[], str | None],
+) -> tuple[TrainState, str]:
+    """Collects and updates until there is a reason to stop.
+
+    Args:
+        config: budget, limits and checkpoint interval.
+        state: where to start.
+        collector: gives the rollouts.
+        iterate: from a state and a rollout to the next state, compiled.
+        progress: is kept up to date in place.
+        observers: called after each iteration, in order.
+        save: writes a checkpoint.
+        interrupted: names the reason if someone asked for the run to stop.
+
+    Returns:
+        The last state, which has been saved, and why the loop stopped.
+
+    Raises:
+        InvariantError: acting and updating disagree about the policy.
+        NonFiniteError: too many updates in a row met NaN or infinity.
+    """
+    steps_per_iteration = config.algorithm.steps_per_iteration
+    observers = list(observers)
+    last_save = last_clock = time.monotonic()
+    reason = None
+    while reason is None:
+        key = collection_key(state.key, state.iteration)
+        rollout, episodes = collector.collect(state.model, state.obs_stats, key)
+        before = state
+        state, raw_metrics = iterate(state, rollout)
+        metrics = {name: float(value) for name, value in jax.device_get(raw_metrics).items()}
+        _check_invariant(metrics, before, collector)
+        _check_skips(state, metrics)
+
+        now = time.monotonic()
+        seconds, last_clock = max(now - last_clock, 1e-9), now
+        progress.iteration += 1
+        progress.seconds += seconds
+        metrics |= _episode_metrics(progress, episodes)
+        metrics["time/steps_per_second"] = steps_per_iteration / seconds
+        env_steps = progress.iteration * steps_per_iteration
+        report = Iteration(progress.iteration, env_steps, config.total_steps, progress.seconds, metrics)
+        told_to_stop = _tell(observers, report)
+        reason = "callback" if told_to_stop else _stop_reason(config, progress) or interrupted()
+        if reason is not None or now - last_save >= config.checkpoint_seconds:
+            save(state, progress)
+            last_save = now
+    return state, reason
+
+
+def _stop_reason(config: RunConfig, progress: Progress) -> str | None:
+    if progress.iteration * config.algorithm.steps_per_iteration >= config.total_steps:
+        return "total_steps"
+    if config.max_seconds is not None and progress.seconds >= config.max_seconds:
+        return "max_seconds"
+    full = len(progress.returns) == progress.returns.maxlen
+    if config.stop_return is not None and full and np.mean(progress.returns) >= config.stop_return:
+        return "stop_return"
+    return None
+
+
+def _episode_metrics(progress: Progress, episodes: Episodes) -> dict[str, float]:
+    """Takes in the episodes that ended; their mean, and that of the last 100."""
+    returns, lengths = episodes.episode_return[episodes.ended], episodes.episode_length[episodes.ended]
+    progress.returns.extend(returns.tolist())
+    progress.lengths.extend(lengths.tolist())
+    progress.episodes += len(returns)
+    metrics = {"episode/count": float(progress.episodes)}
+    if len(returns):
+        metrics |= {"episode/return": float(returns.mean()), "episode/length": float(lengths.mean())}
+    if progress.mean_return is not None:
+        metrics["episode/return_100"] = progress.mean_return
+    return metrics
+
+
+def _tell(observers: list[Observer], report: Iteration) -> bool:
+    """Calls the observers; True if one returned True to stop. One that raises is dropped with a warning."""
+    stop = False
+    for observer in list(observers):
+        try:
+            stop |= observer(report) is True
+        except Exception as error:
+            observers.remove(observer)
+            name = getattr(observer, "__qualname__", type(observer).__qualname__)
+            warnings.warn(
+                f"{name} raised {type(error).__name__}: {error}. Training goes on without it.", stacklevel=2
+            )
+    return stop
+
+
+def _check_skips(state: TrainState, metrics: dict[str, float]) -> None:
+    if not metrics["guard/skipped"]:
+        return
+    in_row = int(state.skipped_in_row)
+    if in_row >= MAX_SKIPPED_IN_ROW:
+        raise NonFiniteError(
+            f"{in_row} updates in a row met NaN or infinity in rewards, observations, gradients or parameters; all were "
+            "dropped and the parameters are those of the last good update. Check the environment's rewards and "
+            "observations (`inchworm check`), or lower learning_rate."
+        )
+
+
+def _check_invariant(metrics: dict[str, float], before: TrainState, collector: Collector) -> None:
+    """The ratio must be 1 before the first step, or the clip and the KL mean nothing."""
+    drift, tolerance = metrics["policy/log_ratio_at_start"], metrics["policy/log_ratio_tolerance"]
+    if metrics["guard/skipped"] or drift <= tolerance:
+        return
+    updated, acted = to_arrays((before.model, before.obs_stats)), to_arrays(collector.acted_with)
+    moved = [name for name in updated if not np.array_equal(updated[name], acted[name])]
+    cause = (
+        f"Between acting and updating these moved: {', '.join(moved)}."
+        if moved
+        else "Parameters and statistics are the same, so the stored log-probabilities or actions were changed."
+    )
+    raise InvariantError(
+        f"policy/log_ratio_at_start = {drift:.3g}: the policy being updated gives the stored actions other "
+        f"log-probabilities than the policy that acted (up to {tolerance:.1g} is rounding). {cause}"
+    )
