@@ -1,9 +1,9 @@
 """Inchworm: policies trained by small, measured steps.
 
-    import inchworm as iw
-    run = iw.train("HalfCheetah-v5", total_steps=1_000_000, seed=0)
-    run.policy.act(obs)
-    run.evaluate(episodes=20)
+import inchworm as iw
+run = iw.train("HalfCheetah-v5", total_steps=1_000_000, seed=0)
+run.policy.act(obs)
+run.evaluate(episodes=20)
 """
 
 from importlib.metadata import version

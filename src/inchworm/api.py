@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -36,6 +36,7 @@ from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder
 from inchworm.io.video import write_video
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
+from inchworm.rl.schedules import Schedule
 from inchworm.train import Iteration, Observer, Progress, train_loop
 
 
@@ -47,7 +48,7 @@ class Run:
     config: RunConfig
     policy: Policy
     summary: dict[str, Any]
-    """What the run came to: steps, return of the last 100 episodes, evaluations, why it stopped, hash of the parameters."""
+    """What the run came to: steps, return of the last 100 episodes, evaluations, why it stopped, parameters' hash."""
 
     def evaluate(
         self, *, episodes: int = 20, deterministic: bool = True, seed: int | None = None, env: Any = None
@@ -210,7 +211,9 @@ def record(run: Run, *, out: Path | None = None, seed: int = 0, env: Any = None)
     """
     given = env if env is not None else run.config.env
     _source_of(run.config, env)
-    factory = make_factory(given, run.config.env_kwargs | {"render_mode": "rgb_array"}) if isinstance(given, str) else given
+    factory = (
+        make_factory(given, run.config.env_kwargs | {"render_mode": "rgb_array"}) if isinstance(given, str) else given
+    )
     frames, total, fps = render_episode(run.policy, factory, seed=seed)
     path = out or RunFolder(run.folder).video
     write_video(frames, path, fps)
@@ -279,7 +282,7 @@ class _Trainer:
                     self.algorithm,
                     self.source.spec,
                     self.config.algorithm.normalize_return,
-                    self.config.algorithm.gamma,
+                    cast(Schedule, self.config.algorithm.gamma),
                 )
             )
             with _signals() as interrupted:
@@ -385,7 +388,7 @@ class _Trainer:
         arrays, document = self.collector.snapshot()
         mean_return = progress.mean_return
         improved = mean_return is not None and (self.best is None or mean_return > self.best[1])
-        best = (progress.iteration, mean_return) if improved else self.best
+        best = (progress.iteration, mean_return) if improved and mean_return is not None else self.best
         remembered = {
             "iteration": progress.iteration,
             "seconds": progress.seconds,
@@ -450,14 +453,17 @@ def _source_of(config: RunConfig, env: Any) -> EnvSource:
         "env",
         config.env,
         "is code of your own, which is not stored with a run",
-        f'Give it again, in Python: iw.resume(folder, env={config.env.rpartition(":")[2]}).',
+        f"Give it again, in Python: iw.resume(folder, env={config.env.rpartition(':')[2]}).",
     )
 
 
 def _evaluate(policy: Policy, source: EnvSource, episodes: int, deterministic: bool, seed: int) -> Evaluation:
     if source.factory is None:
         raise ConfigError(
-            "env", source.name, "is a vector environment, which cannot be evaluated in", "Give env= a function that makes one."
+            "env",
+            source.name,
+            "is a vector environment, which cannot be evaluated in",
+            "Give env= a function that makes one.",
         )
     return evaluate(policy, source.factory, episodes=episodes, deterministic=deterministic, seed=seed)
 
@@ -468,7 +474,7 @@ def _warn_of_damage(path: Path, error: CheckpointError) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Any]:
-    """Turns the first SIGTERM, SIGHUP or Ctrl-C into a reason that the loop asks for; a second Ctrl-C interrupts at once."""
+    """Turns the first SIGTERM, SIGHUP or Ctrl-C into a reason to stop; a second Ctrl-C interrupts at once."""
     caught: list[str] = []
 
     def note(number: int, frame: Any) -> None:

@@ -14,9 +14,10 @@ def check_integer(field: str, value: Any, minimum: int, maximum: int | None = No
     span = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ConfigError(field, value, "is not a whole number", f"Give an integer of {span}.")
-    if value < minimum or (maximum is not None and value > maximum):
+    number = int(value)
+    if number < minimum or (maximum is not None and number > maximum):
         raise ConfigError(field, value, "is out of range", f"Give an integer of {span}.")
-    return int(value)
+    return number
 
 
 def check_number(

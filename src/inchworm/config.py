@@ -81,7 +81,10 @@ class RunConfig:
             return cls(**document, algorithm=algorithm_class(**settings))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                "config.json", repr(error), "is no run's configuration", "The file is damaged or newer than this version."
+                "config.json",
+                repr(error),
+                "is no run's configuration",
+                "The file is damaged or newer than this version.",
             ) from error
 
 

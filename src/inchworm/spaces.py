@@ -182,5 +182,5 @@ def environment_actions(space: Space, actions: np.ndarray) -> np.ndarray:
         return np.asarray(actions + space.start, space.dtype)
     assert isinstance(space, Box)
     if space.bounded:
-        actions = np.minimum(np.maximum(actions, np.float32(space.low)), np.float32(space.high))
+        actions = np.minimum(np.maximum(actions, np.asarray(space.low, "f4")), np.asarray(space.high, "f4"))
     return np.asarray(actions, space.dtype).reshape((len(actions), *space.shape))

@@ -161,9 +161,7 @@ def _tell(observers: list[Observer], report: Iteration) -> bool:
         except Exception as error:
             observers.remove(observer)
             name = getattr(observer, "__qualname__", type(observer).__qualname__)
-            warnings.warn(
-                f"{name} raised {type(error).__name__}: {error}. Training goes on without it.", stacklevel=2
-            )
+            warnings.warn(f"{name} raised {type(error).__name__}: {error}. Training goes on without it.", stacklevel=2)
     return stop
 
 
@@ -173,8 +171,8 @@ def _check_skips(state: TrainState, metrics: dict[str, float]) -> None:
     in_row = int(state.skipped_in_row)
     if in_row >= MAX_SKIPPED_IN_ROW:
         raise NonFiniteError(
-            f"{in_row} updates in a row met NaN or infinity in rewards, observations, gradients or parameters; all were "
-            "dropped and the parameters are those of the last good update. Check the environment's rewards and "
+            f"{in_row} updates in a row met NaN or infinity in rewards, observations, gradients or parameters; all "
+            "were dropped and the parameters are those of the last good update. Check the environment's rewards and "
             "observations (`inchworm check`), or lower learning_rate."
         )
 

@@ -29,32 +29,32 @@ class Rollout(NamedTuple):
 
     obs: ArrayTree
     """Observations, raw (not normalised). (T, N, ...)"""
-    first: Bool[Array, "T N"]
+    first: Bool[AnyArray, "T N"]
     """True where an episode starts."""
     action: ArrayTree
     """The policy's own action, before any clipping at the environment's door. (T, N, ...)"""
     mask: ArrayTree | None
     """Which discrete actions were allowed, or None for environments without masks. (T, N, ...)"""
-    log_prob: Float[Array, "T N"]
+    log_prob: Float[AnyArray, "T N"]
     """log pi(action | obs) under the acting policy; never recomputed."""
-    reward: Float[Array, "T N"]
+    reward: Float[AnyArray, "T N"]
     """Rewards, raw (not scaled)."""
-    terminated: Bool[Array, "T N"]
+    terminated: Bool[AnyArray, "T N"]
     """The task ended here; the successor has value zero. Wins where both flags are true."""
-    truncated: Bool[Array, "T N"]
+    truncated: Bool[AnyArray, "T N"]
     """A time limit or a lost worker cut the episode here; the successor keeps its value."""
     next_obs: ArrayTree
     """The true successor of `obs`, raw. (T, N, ...)"""
     carry: ArrayTree | None
     """Recurrent state before step 0, or None. (N, ...)"""
-    valid: Bool[Array, "T N"]
+    valid: Bool[AnyArray, "T N"]
     """False for rows that are no transition (a vector environment's reset rows)."""
 
 
 class Episodes(NamedTuple):
     """Return and length of the episodes that ended in a rollout, where they ended."""
 
-    ended: Bool[np.ndarray, "T N"]
+    ended: Bool[AnyArray, "T N"]
     episode_return: Float[np.ndarray, "T N"]
     """Undiscounted sum of raw rewards; zero where no episode ended."""
     episode_length: Float[np.ndarray, "T N"]
@@ -66,13 +66,13 @@ class Batch(NamedTuple):
     obs: ArrayTree
     action: ArrayTree
     mask: ArrayTree | None
-    log_prob: Float[Array, " B"]
-    advantage: Float[Array, " B"]
-    value: Float[Array, " B"]
+    log_prob: Float[AnyArray, " B"]
+    advantage: Float[AnyArray, " B"]
+    value: Float[AnyArray, " B"]
     """V(obs) at theta_old."""
-    returns: Float[Array, " B"]
+    returns: Float[AnyArray, " B"]
     """The value function's target: advantage + value."""
-    weight: Float[Array, " B"]
+    weight: Float[AnyArray, " B"]
     """1 for transitions, 0 for invalid rows."""
 
 

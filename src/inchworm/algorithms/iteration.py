@@ -34,15 +34,11 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, normalize_return: bool, 
 
     def iterate(state: TrainState, rollout: Rollout) -> tuple[TrainState, Metrics]:
         rollout = _blank_invalid_rows(rollout)
-        scaled_state, scaled = (
-            _scale_rewards(state, rollout, gamma.start) if normalize_return else (state, rollout)
-        )
+        scaled_state, scaled = _scale_rewards(state, rollout, gamma.start) if normalize_return else (state, rollout)
         new_state, metrics = algorithm.update(scaled_state, scaled)
         flat_obs, weight = flatten_time((rollout.obs, rollout.valid))
         new_state = new_state._replace(
-            obs_stats=observations.absorb(
-                state.obs_stats, spec.observation_space, flat_obs, weight.astype(jnp.float32)
-            )
+            obs_stats=observations.absorb(state.obs_stats, spec.observation_space, flat_obs, weight.astype(jnp.float32))
         )
         finite = all_finite((rollout, new_state._replace(key=zero()), metrics))
         metrics["guard/skipped"] = jnp.where(finite, 0.0, 1.0)

@@ -42,9 +42,7 @@ def opening_pass(
     returns = lambda_return(advantage, value)
     weight = rollout.valid.astype(jnp.float32)
     drift = jnp.where(rollout.valid, distribution.log_prob(rollout.action) - rollout.log_prob, 0.0)
-    batch = Batch(
-        rollout.obs, rollout.action, rollout.mask, rollout.log_prob, advantage, value, returns, weight
-    )
+    batch = Batch(rollout.obs, rollout.action, rollout.mask, rollout.log_prob, advantage, value, returns, weight)
     metrics = {
         "policy/log_ratio_at_start": jnp.max(jnp.abs(drift)),
         "policy/log_ratio_tolerance": jnp.asarray(distribution.log_prob_tolerance()),

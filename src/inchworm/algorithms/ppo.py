@@ -1,7 +1,7 @@
 """Proximal Policy Optimization with the clipped surrogate, arXiv:1707.06347, Algorithm 1."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,11 +51,11 @@ class PPO:
     gae_lambda: Scalar = 0.95
     """lambda of the generalized advantage estimate (Table 3)."""
     vf_coef: Scalar = 1.0
-    """c1 of equation (9), on the squared error without one half; with separate networks it acts only through max_grad_norm."""
+    """c1 of equation (9), on the squared error without one half."""
     ent_coef: Scalar = 0.0
     """c2 of equation (9), on the analytic entropy; not used on MuJoCo in the paper."""
     normalize_advantage: Literal["none", "minibatch", "batch"] = "batch"
-    """Where advantages are shifted and scaled to mean 0, deviation 1: nowhere, in each minibatch (ppo2), over the batch (authors' code)."""
+    """Where advantages get mean 0 and deviation 1: nowhere, in minibatches (ppo2), over the batch (authors' code)."""
     normalize_observation: bool = True
     """Scale float observations by running statistics and clip at 5 (authors' code)."""
     normalize_return: bool = False
@@ -120,8 +120,6 @@ def _check_minibatch_size(minibatch_size: int, batch_size: int) -> None:
         )
 
 
-
-
 def make(config: PPO, spec: EnvSpec, total_steps: int) -> Algorithm:
     """PPO for environments of one specification and a budget of `total_steps` environment steps.
 
@@ -137,7 +135,7 @@ def make(config: PPO, spec: EnvSpec, total_steps: int) -> Algorithm:
         model = ActorCritic.init(model_key, spec, config.hidden_sizes, config.activation)
         return TrainState(
             model=model,
-            opt_state=direction.init(model),
+            opt_state=direction.init(cast(optax.Params, model)),
             obs_stats=observations.empty_stats(spec.observation_space, config.normalize_observation),
             return_stats=running_stats.empty(()),
             discounted_return=jnp.zeros(config.num_envs),

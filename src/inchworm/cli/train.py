@@ -100,7 +100,8 @@ def report(run: Run, video: bool) -> None:
         f"{summary['env_steps'] / max(summary['seconds'], 1e-9):,.0f} steps/s",
         "return": "no episode has ended"
         if summary["return_100"] is None
-        else f"{summary['return_100']:,.1f} over the last {min(summary['episodes'], 100)} of {summary['episodes']:,} episodes",
+        else f"{summary['return_100']:,.1f} over the last {min(summary['episodes'], 100)} "
+        f"of {summary['episodes']:,} episodes",
     }
     if summary["skipped_updates"]:
         shown["skipped"] = f"{summary['skipped_updates']} updates met NaN or infinity and were dropped"

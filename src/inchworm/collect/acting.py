@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from inchworm import spaces
 from inchworm.models import observations
 from inchworm.models.actor_critic import ActorCritic
 from inchworm.models.observations import Normalizers, ObsStats
-from inchworm.types import ArrayTree, PRNGKey
+from inchworm.types import AnyArray, ArrayTree, PRNGKey
 
 MAX_NUMPY_ENVS = 64
 """Beyond about this many environments a compiled call is the faster one."""
@@ -45,14 +45,14 @@ def make_actor(model: ActorCritic, obs_stats: ObsStats, key: PRNGKey, horizon: i
 @partial(jax.jit, static_argnums=3)
 def _prepare(
     model: ActorCritic, obs_stats: ObsStats, key: PRNGKey, shape: tuple[int, int]
-) -> tuple[Normalizers, Float[Array, "T N noise"]]:
+) -> tuple[Normalizers, Float[AnyArray, "T N noise"]]:
     return observations.freeze(obs_stats), model.policy.head.draw_noise(key, shape)
 
 
 class NumpyActor:
     """Runs the policy's code on NumPy arrays."""
 
-    def __init__(self, model: ActorCritic, normalizers: Normalizers, noise: Array) -> None:
+    def __init__(self, model: ActorCritic, normalizers: Normalizers, noise: AnyArray) -> None:
         self._space = model.observation_space
         self._policy, self._normalizers, self._noise = observations.to_numpy((model.policy, normalizers, noise))
         self._outputs: list[np.ndarray] = []
@@ -70,7 +70,7 @@ class NumpyActor:
 class CompiledActor:
     """One compiled call a step, whose one answer holds actions and log-probabilities side by side."""
 
-    def __init__(self, model: ActorCritic, normalizers: Normalizers, noise: Array) -> None:
+    def __init__(self, model: ActorCritic, normalizers: Normalizers, noise: AnyArray) -> None:
         self._model, self._normalizers, self._noise = model, normalizers, noise
         self._log_probs: list[np.ndarray] = []
 
@@ -87,8 +87,8 @@ class CompiledActor:
 
 @jax.jit
 def _act_packed(
-    model: ActorCritic, normalizers: Normalizers, noise: Float[Array, "T N noise"], t: int, obs: Any
-) -> Float[Array, "N packed"]:
+    model: ActorCritic, normalizers: Normalizers, noise: Float[AnyArray, "T N noise"], t: int, obs: Any
+) -> Float[AnyArray, "N packed"]:
     distribution = model.act(normalizers, obs)
     action = distribution.sample_from(noise[t])
     log_prob = distribution.log_prob(action)

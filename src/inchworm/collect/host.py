@@ -117,7 +117,7 @@ class HostCollector:
             if any(array.shape != started_anew.shape for array in own):
                 raise ValueError("other number of environments")
             problems = self.pool.restore(PoolSnapshot(pool_arrays, document["pool"]), self._obs, started_anew)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 "collector", repr(error), "does not fit this run's environments", "Resume from another checkpoint."
             ) from error

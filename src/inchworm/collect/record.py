@@ -48,7 +48,8 @@ def render_episode(
             "renderer",
             type(error).__name__,
             f"the environment cannot be rendered here ({str(error).splitlines()[0] if str(error) else 'no message'})",
-            'MuJoCo needs EGL or OSMesa (Debian: apt-get install libegl1 libosmesa6), classic control needs pip install "inchworm[classic]".',
+            "MuJoCo needs EGL or OSMesa (Debian: apt-get install libegl1 libosmesa6), classic control needs "
+            'pip install "inchworm[classic]".',
         ) from error
     return frames, total, fps
 

@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import gymnasium
 from gymnasium.vector import VectorEnv
@@ -88,7 +89,7 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None) -> EnvSource:
     if not callable(env):
         raise ConfigError("env", repr(env), "is no environment", "Give an id, a class or a function that makes one.")
     name = getattr(env, "__qualname__", type(env).__qualname__).replace("<", "").replace(">", "")
-    return _from_factory(name, False, lambda: env(**kwargs), kwargs)
+    return _from_factory(name, False, cast(EnvFactory, partial(env, **kwargs)), kwargs)
 
 
 def _from_factory(name: str, by_id: bool, factory: EnvFactory, kwargs: dict[str, Any]) -> EnvSource:
@@ -99,8 +100,6 @@ def _from_factory(name: str, by_id: bool, factory: EnvFactory, kwargs: dict[str,
     if not isinstance(env, gymnasium.Env):
         raise ConfigError("env", repr(env), f"is what {name} returned, not a gymnasium.Env", "Return an environment.")
     limit = getattr(env.spec, "max_episode_steps", None)
-    source = EnvSource(
-        name, by_id, factory, spec_of(env), type(env.unwrapped).__module__, limit, kwargs=kwargs
-    )
+    source = EnvSource(name, by_id, factory, spec_of(env), type(env.unwrapped).__module__, limit, kwargs=kwargs)
     env.close()
     return source

@@ -109,14 +109,15 @@ class VectorPool:
 
     def restore(self, snapshot: PoolSnapshot, obs: list[np.ndarray], started_anew: np.ndarray) -> list[str]:
         try:
-            if snapshot.document["kind"] != "vector":
-                raise ValueError(snapshot.document["kind"])
-            self._restarts = int(snapshot.document["restarts"]) + 1
+            kind, restarts = snapshot.document["kind"], int(snapshot.document["restarts"])
+            if kind != "vector" or restarts < 0:
+                raise ValueError(f"{kind} restarted {restarts} times")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
                 "collector.json", repr(error), "does not describe these environments", "Resume from another checkpoint."
             ) from error
         # Its environments are out of reach, so that their episodes cannot be replayed.
+        self._restarts = restarts + 1
         self.reset(obs)
         started_anew[:] = True
         return ["a vector environment cannot be brought back: all its environments start new episodes"]

@@ -39,12 +39,14 @@ MAX_JSON_DEPTH = 64
 MAX_TENSOR_BYTES = 4 << 30
 
 _NUMPY_DTYPES = {
-    **{"BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64"},
-    **{f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-}
+    "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+}  # fmt: skip
 _SEAL = b',"sha256":"%s"}'
 _NAME = re.compile(r"(\d{6}|[1-9]\d{6,})(\.replaced-[0-9a-f]+)?", re.ASCII)
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 # What hostile files and unsuitable values can raise below and in the libraries called.
 _FAILURES = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, safetensors.SafetensorError)
 
@@ -368,7 +370,7 @@ def _parse_object(what: str, data: bytes) -> dict[str, Any]:
         text = data.decode()
         depth = 0
         for token in _STRINGS_AND_BRACKETS.finditer(text):
-            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+            depth += _STEPS.get(token[0], 0)
             if depth > MAX_JSON_DEPTH:
                 raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}")
         value = json.loads(text, object_pairs_hook=_unique_keys)
@@ -388,12 +390,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _plain(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays in the layout that safetensors takes for granted without checking."""
-    plain = {}
-    for name, array in arrays.items():
-        dtype = np.asarray(array).dtype.newbyteorder("=")
-        if dtype.name not in _NUMPY_DTYPES.values():
-            raise ValueError(f"{name!r} has dtype {dtype.name}, checkpoints hold {', '.join(_NUMPY_DTYPES.values())}")
-        plain[name] = np.asarray(array, dtype, order="C")
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype.name not in _NUMPY_DTYPES.values():
+            raise ValueError(f"{name!r} has dtype {array.dtype}, checkpoints hold {', '.join(_NUMPY_DTYPES.values())}")
     return plain
 
 

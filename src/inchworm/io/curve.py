@@ -28,7 +28,9 @@ def plot_curves(curves: Sequence[tuple[str, Sequence[dict[str, Any]]]], path: Pa
             (row["env_steps"], row["episode/return_100"]) for row in rows if row.get("episode/return_100") is not None
         ]
         if ended and len(curves) == 1:
-            axes.plot(*zip(*ended, strict=True), color=color, alpha=0.3, linewidth=0.8, label="episodes of an iteration")
+            axes.plot(
+                *zip(*ended, strict=True), color=color, alpha=0.3, linewidth=0.8, label="episodes of an iteration"
+            )
         if smooth:
             axes.plot(
                 *zip(*smooth, strict=True),

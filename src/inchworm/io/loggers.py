@@ -14,9 +14,9 @@ class JsonLines:
     """Appends a line of metrics for each iteration."""
 
     def __init__(self, path: Path, keep_through: int) -> None:
-        """Opens the file; lines past iteration `keep_through`, written after the checkpoint resumed from, are dropped."""
+        """Opens the file; lines past iteration `keep_through`, later than the checkpoint resumed from, are dropped."""
         rows = [row for row in read_metrics(path) if row["iteration"] <= keep_through]
-        self._file: TextIO = open(path, "w", encoding="utf-8")
+        self._file: TextIO = open(path, "w", encoding="utf-8")  # noqa: SIM115  (open as long as the run)
         for row in rows:
             self._write(row)
 

@@ -1,7 +1,7 @@
 """A trained policy on disk: one folder that holds all that is needed to act.
 
-    policy/policy.json          spaces, network sizes, where it comes from, hash of the tensors
-    policy/policy.safetensors   parameters and observation statistics by name
+policy/policy.json          spaces, network sizes, where it comes from, hash of the tensors
+policy/policy.safetensors   parameters and observation statistics by name
 """
 
 import hashlib
@@ -74,7 +74,10 @@ def load_policy(folder: Path) -> Policy:
         tree = from_arrays(template, parse_tensors("policy.safetensors", tensors, document["tensors"]))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(
-            "policy", str(folder), f"cannot be loaded: {error or type(error).__name__}", "Name another run or policy folder."
+            "policy",
+            str(folder),
+            f"cannot be loaded: {error or type(error).__name__}",
+            "Name another run or policy folder.",
         ) from error
     return Policy(tree["model"], tree["obs_stats"], info=document["info"])
 

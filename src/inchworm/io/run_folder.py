@@ -1,8 +1,8 @@
 """The folder of one run: its name, its files, its lock.
 
-    runs/<env>/<algorithm>/<UTC stamp>-seed<k>/
-      config.json  provenance.json  metrics.jsonl  summary.json  tensorboard/  curve.png  video.mp4
-      checkpoints/000244/  policy/
+runs/<env>/<algorithm>/<UTC stamp>-seed<k>/
+  config.json  provenance.json  metrics.jsonl  summary.json  tensorboard/  curve.png  video.mp4
+  checkpoints/000244/  policy/
 """
 
 import contextlib
@@ -92,7 +92,9 @@ def create_run_folder(out: Path, env: str, algorithm: str, seed: int, name: str 
     """
     parent = Path(out) / env.replace("/", "->").replace(":", "->") / algorithm
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    candidates = [name] if name else [f"{stamp}{suffix}-seed{seed}" for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
+    candidates = (
+        [name] if name else [f"{stamp}{suffix}-seed{seed}" for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
+    )
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for candidate in candidates:
@@ -104,7 +106,10 @@ def create_run_folder(out: Path, env: str, algorithm: str, seed: int, name: str 
             "out", str(out), f"cannot be written: {error.strerror}", "Choose another folder with --out."
         ) from error
     raise RunFolderError(
-        "name", candidates[0], f"exists already in {parent}", "Choose another --name, or continue it with `inchworm resume`."
+        "name",
+        candidates[0],
+        f"exists already in {parent}",
+        "Choose another --name, or continue it with `inchworm resume`.",
     )
 
 
@@ -116,7 +121,9 @@ def open_run_folder(path: Path) -> RunFolder:
     """
     folder = RunFolder(Path(path))
     if not folder.config.is_file():
-        raise RunFolderError("run", str(path), "is not a run's folder: it has no config.json", "Name a folder below runs/.")
+        raise RunFolderError(
+            "run", str(path), "is not a run's folder: it has no config.json", "Name a folder below runs/."
+        )
     return folder
 
 

@@ -21,6 +21,6 @@ def write_video(frames: Sequence[np.ndarray], path: Path, fps: int) -> None:
         raise MissingDependencyError(
             "video", str(path), f"needs a package that is not installed: {error.name}", 'pip install "inchworm[video]".'
         ) from error
-    with imageio.get_writer(path, fps=fps, macro_block_size=2, format="FFMPEG") as writer:  # type: ignore[call-overload]
+    with imageio.get_writer(path, fps=fps, macro_block_size=2, format="FFMPEG") as writer:
         for frame in frames:
-            writer.append_data(frame)
+            writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue]

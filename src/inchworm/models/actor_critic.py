@@ -5,7 +5,7 @@ from typing import Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from inchworm import spaces
 from inchworm.errors import UnsupportedSpaceError
@@ -34,7 +34,7 @@ class CategoricalHead:
     def __call__(self, outputs: Float[AnyArray, "*batch n"], mask: ArrayTree | None) -> Categorical:
         return Categorical(outputs) if mask is None else Categorical.masked(outputs, mask)
 
-    def draw_noise(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*batch n"]:
+    def draw_noise(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[AnyArray, "*batch n"]:
         """Noise for a block of actions of the given leading shape."""
         return Categorical.draw_noise(key, (*shape, self.n))
 
@@ -54,7 +54,7 @@ class GaussianHead:
     def __call__(self, outputs: Float[AnyArray, "*batch A"], mask: ArrayTree | None) -> DiagonalGaussian:
         return DiagonalGaussian(outputs, self.log_std)
 
-    def draw_noise(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*batch A"]:
+    def draw_noise(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[AnyArray, "*batch A"]:
         """Noise for a block of actions of the given leading shape."""
         return DiagonalGaussian.draw_noise(key, (*shape, self.num_outputs))
 
@@ -102,9 +102,7 @@ class ActorCritic:
         policy_key, value_key = jax.random.split(key)
         inputs = num_features(spec.observation_space)
         return cls(
-            Policy(
-                orthogonal_mlp(policy_key, inputs, hidden_sizes, head.num_outputs, activation, 0.01), head
-            ),
+            Policy(orthogonal_mlp(policy_key, inputs, hidden_sizes, head.num_outputs, activation, 0.01), head),
             orthogonal_mlp(value_key, inputs, hidden_sizes, 1, activation, 1.0),
             spec.observation_space,
             spec.action_space,
@@ -116,12 +114,12 @@ class ActorCritic:
 
     def evaluate(
         self, normalizers: Normalizers, obs: ArrayTree, mask: ArrayTree | None = None
-    ) -> tuple[Distribution, Float[Array, "*batch"]]:
+    ) -> tuple[Distribution, Float[AnyArray, "*batch"]]:
         """pi(. | obs) and V(obs) for a batch of raw observations."""
         features = encode(self.observation_space, normalizers, obs)
         return self.policy(features, mask), self.value(features)[..., 0]
 
-    def values(self, normalizers: Normalizers, obs: ArrayTree) -> Float[Array, "*batch"]:
+    def values(self, normalizers: Normalizers, obs: ArrayTree) -> Float[AnyArray, "*batch"]:
         """V(obs) for a batch of raw observations."""
         return self.value(encode(self.observation_space, normalizers, obs))[..., 0]
 
@@ -137,5 +135,5 @@ def _make_head(space: spaces.Space) -> CategoricalHead | GaussianHead:
                 "action_space",
                 repr(space),
                 "has no policy",
-                "Actions may be Discrete or a Box of floats; turn others into one of them with a gymnasium.ActionWrapper.",
+                "Actions may be Discrete or a Box of floats; turn others into these with a gymnasium.ActionWrapper.",
             )

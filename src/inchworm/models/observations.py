@@ -64,9 +64,7 @@ def empty_stats(space: spaces.Space, normalize: bool) -> ObsStats:
     )
 
 
-def absorb(
-    stats: ObsStats, space: spaces.Space, obs: ArrayTree, weight: Float[AnyArray, " B"]
-) -> ObsStats:
+def absorb(stats: ObsStats, space: spaces.Space, obs: ArrayTree, weight: Float[AnyArray, " B"]) -> ObsStats:
     """The statistics after a batch of observations (B, ...); rows of weight 0 count for nothing."""
     leaves = spaces.flatten(space, obs)
     return tuple(
@@ -77,15 +75,13 @@ def absorb(
 
 def freeze(stats: ObsStats) -> Normalizers:
     """What acting and updating both normalise by until the statistics change."""
-    # 1e-8 under the root (ppo2), not beside it: else the rounding of a constant feature's mean becomes a deviation of one.
+    # 1e-8 under the root (ppo2), not beside it: else the rounding of a constant feature's mean becomes a deviation.
     return tuple(
         None if leaf is None else Normalizer(leaf.mean, 1.0 / jnp.sqrt(leaf.variance + 1e-8)) for leaf in stats
     )
 
 
-def encode(
-    space: spaces.Space, normalizers: Normalizers, obs: ArrayTree
-) -> Float[AnyArray, "*batch F"]:
+def encode(space: spaces.Space, normalizers: Normalizers, obs: ArrayTree) -> Float[AnyArray, "*batch F"]:
     """The features of a batch of raw observations.
 
     Box leaves are normalised if they have statistics, and flattened; Discrete ones become one-hot vectors; all
@@ -93,9 +89,7 @@ def encode(
     """
     parts = [
         _encode_leaf(leaf, normalizer, value)
-        for leaf, normalizer, value in zip(
-            spaces.leaves(space), normalizers, spaces.flatten(space, obs), strict=True
-        )
+        for leaf, normalizer, value in zip(spaces.leaves(space), normalizers, spaces.flatten(space, obs), strict=True)
     ]
     return parts[0] if len(parts) == 1 else parts[0].__array_namespace__().concatenate(parts, axis=-1)
 

@@ -72,7 +72,10 @@ class Policy:
             values = spaces.flatten(self.observation_space, obs)
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise ConfigError(
-                "obs", repr(obs), "does not have the observation space's structure", f"Expected {self.observation_space}."
+                "obs",
+                repr(obs),
+                "does not have the observation space's structure",
+                f"Expected {self.observation_space}.",
             ) from error
         for space, value in zip(spaces.leaves(self.observation_space), values, strict=True):
             array = np.asarray(value, spaces.storage_dtype(space))

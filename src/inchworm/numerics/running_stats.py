@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from inchworm.types import AnyArray
 
 
 class RunningStats(NamedTuple):
@@ -12,18 +14,18 @@ class RunningStats(NamedTuple):
     Starts empty; an empty one has mean 0 and `std` 1, so that normalising by it changes nothing.
     """
 
-    count: Float[Array, ""]
-    mean: Float[Array, "*shape"]
-    squared_deviations: Float[Array, "*shape"]
+    count: Float[AnyArray, ""]  # pyright: ignore[reportIncompatibleMethodOverride]
+    mean: Float[AnyArray, "*shape"]
+    squared_deviations: Float[AnyArray, "*shape"]
 
     @property
-    def variance(self) -> Float[Array, "*shape"]:
+    def variance(self) -> Float[AnyArray, "*shape"]:
         """Population variance; 1 while empty."""
         xp = self.mean.__array_namespace__()
         return xp.where(self.count > 0, self.squared_deviations / xp.maximum(self.count, 1.0), 1.0)
 
     @property
-    def std(self) -> Float[Array, "*shape"]:
+    def std(self) -> Float[AnyArray, "*shape"]:
         """Population standard deviation; 1 while empty."""
         return self.mean.__array_namespace__().sqrt(self.variance)
 
@@ -33,7 +35,7 @@ def empty(shape: tuple[int, ...]) -> RunningStats:
     return RunningStats(jnp.zeros((), jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
-def of_samples(samples: Float[Array, "B *shape"], weight: Float[Array, " B"]) -> RunningStats:
+def of_samples(samples: Float[AnyArray, "B *shape"], weight: Float[AnyArray, " B"]) -> RunningStats:
     """Statistics of a batch; samples of weight 0 count for nothing."""
     count = jnp.sum(weight)
     weight = weight.reshape(weight.shape + (1,) * (samples.ndim - 1))

@@ -55,7 +55,10 @@ def from_arrays(template: Any, arrays: dict[str, np.ndarray]) -> Any:
     tree = jax.tree_util.tree_map_with_path(fill, template)
     if rest:
         raise CheckpointError(
-            "tensor", ", ".join(sorted(rest)), "is not part of this model", "The file belongs to another model or version."
+            "tensor",
+            ", ".join(sorted(rest)),
+            "is not part of this model",
+            "The file belongs to another model or version.",
         )
     return tree
 

@@ -3,20 +3,22 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from inchworm.types import AnyArray
+
 Scalar = Float[Array, ""] | float
 
 
-def weighted_mean(x: Float[Array, "*shape"], weight: Float[Array, "*shape"]) -> Float[Array, ""]:
+def weighted_mean(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"]) -> Float[Array, ""]:
     """Mean over rows of weight one; zero where there is none."""
     return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
-def weighted_variance(x: Float[Array, "*shape"], weight: Float[Array, "*shape"]) -> Float[Array, ""]:
+def weighted_variance(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"]) -> Float[Array, ""]:
     """Population variance over rows of weight one."""
     return weighted_mean((x - weighted_mean(x, weight)) ** 2, weight)
 
 
-def standardize(x: Float[Array, "*shape"], weight: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def standardize(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
     """Shift and scale to mean 0 and standard deviation 1 over the rows of weight one.
 
     Where all rows are alike the result is zero, not NaN: the deviation is guarded by 1e-8.
@@ -26,7 +28,7 @@ def standardize(x: Float[Array, "*shape"], weight: Float[Array, "*shape"]) -> Fl
 
 
 def clip_fraction(
-    log_ratio: Float[Array, "*shape"], clip_range: Scalar, weight: Float[Array, "*shape"]
+    log_ratio: Float[AnyArray, "*shape"], clip_range: Scalar, weight: Float[AnyArray, "*shape"]
 ) -> Float[Array, ""]:
     """Share of transitions whose ratio lies outside [1 - epsilon, 1 + epsilon]."""
     outside = jnp.abs(jnp.expm1(log_ratio)) > clip_range
@@ -34,7 +36,7 @@ def clip_fraction(
 
 
 def explained_variance(
-    value: Float[Array, "*shape"], returns: Float[Array, "*shape"], weight: Float[Array, "*shape"]
+    value: Float[AnyArray, "*shape"], returns: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"]
 ) -> Float[Array, ""]:
     """1 - Var(returns - value) / Var(returns): 1 is perfect, 0 no better than a constant.
 

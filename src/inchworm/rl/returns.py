@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from inchworm.types import AnyArray
+
 Scalar = Float[Array, ""] | float
 
 
 def td_residual(
-    reward: Float[Array, "T N"],
-    value: Float[Array, "T N"],
-    next_value: Float[Array, "T N"],
-    terminated: Bool[Array, "T N"],
+    reward: Float[AnyArray, "T N"],
+    value: Float[AnyArray, "T N"],
+    next_value: Float[AnyArray, "T N"],
+    terminated: Bool[AnyArray, "T N"],
     gamma: Scalar,
-) -> Float[Array, "T N"]:
+) -> Float[AnyArray, "T N"]:
     """Temporal-difference residual, equation (12) of arXiv:1707.06347 with the end of the task written out.
 
     delta_t = r_t + gamma (1 - terminated_t) V(next_obs_t) - V(obs_t)
@@ -26,12 +28,12 @@ def td_residual(
 
 
 def generalized_advantage(
-    reward: Float[Array, "T N"],
-    value: Float[Array, "T N"],
-    next_value: Float[Array, "T N"],
-    terminated: Bool[Array, "T N"],
-    truncated: Bool[Array, "T N"],
-    valid: Bool[Array, "T N"],
+    reward: Float[AnyArray, "T N"],
+    value: Float[AnyArray, "T N"],
+    next_value: Float[AnyArray, "T N"],
+    terminated: Bool[AnyArray, "T N"],
+    truncated: Bool[AnyArray, "T N"],
+    valid: Bool[AnyArray, "T N"],
     gamma: Scalar,
     gae_lambda: Scalar,
 ) -> Float[Array, "T N"]:
@@ -59,16 +61,16 @@ def generalized_advantage(
     return advantage
 
 
-def lambda_return(advantage: Float[Array, "T N"], value: Float[Array, "T N"]) -> Float[Array, "T N"]:
+def lambda_return(advantage: Float[AnyArray, "T N"], value: Float[AnyArray, "T N"]) -> Float[AnyArray, "T N"]:
     """TD(lambda) return, the value function's target: G_t = A_t + V(obs_t), without gradient."""
     return jax.lax.stop_gradient(advantage + value)
 
 
 def discounted_return(
-    reward: Float[Array, "T N"],
-    done: Bool[Array, "T N"],
-    valid: Bool[Array, "T N"],
-    start: Float[Array, " N"],
+    reward: Float[AnyArray, "T N"],
+    done: Bool[AnyArray, "T N"],
+    valid: Bool[AnyArray, "T N"],
+    start: Float[AnyArray, " N"],
     gamma: Scalar,
 ) -> tuple[Float[Array, "T N"], Float[Array, " N"]]:
     """Discounted sum of the rewards so far in each episode, G_t = r_t + gamma G_{t-1}, for scaling rewards.

@@ -7,7 +7,7 @@ the command line hold.
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import jax.numpy as jnp
@@ -67,20 +67,20 @@ def check_scalar(
 
 
 def _parse(field: str, value: Any) -> Schedule:
-    if isinstance(value, Schedule):
-        return value
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return Schedule(float(value), float(value))
-    if not isinstance(value, str):
-        raise ConfigError(field, value, "is neither a number nor a schedule", FORMS)
-    kind, *numbers = value.split(":")
     try:
-        if not numbers:
-            return Schedule(float(kind), float(kind))
-        if kind == "linear" and len(numbers) == 2:
-            return Schedule(float(numbers[0]), float(numbers[1]))
-        if kind == "linear" and len(numbers) == 3 and int(numbers[2]) > 0:
-            return Schedule(float(numbers[0]), float(numbers[1]), int(numbers[2]))
-    except ValueError:
+        if isinstance(value, Schedule):
+            if value.steps is None or (isinstance(value.steps, Integral) and value.steps > 0):
+                return Schedule(float(value.start), float(value.end), value.steps)
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            return Schedule(float(value), float(value))
+        elif isinstance(value, str):
+            kind, *numbers = value.split(":")
+            if not numbers:
+                return Schedule(float(kind), float(kind))
+            if kind == "linear" and len(numbers) == 2:
+                return Schedule(float(numbers[0]), float(numbers[1]))
+            if kind == "linear" and len(numbers) == 3 and int(numbers[2]) > 0:
+                return Schedule(float(numbers[0]), float(numbers[1]), int(numbers[2]))
+    except (TypeError, ValueError, OverflowError):
         pass
     raise ConfigError(field, value, "is neither a number nor a schedule", FORMS)

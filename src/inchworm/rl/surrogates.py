@@ -8,12 +8,14 @@ underflow.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from inchworm.types import AnyArray
+
 Scalar = Float[Array, ""] | float
 
 
 def clipped_surrogate(
-    log_ratio: Float[Array, "*shape"], advantage: Float[Array, "*shape"], clip_range: Scalar
-) -> Float[Array, "*shape"]:
+    log_ratio: Float[AnyArray, "*shape"], advantage: Float[AnyArray, "*shape"], clip_range: Scalar
+) -> Float[AnyArray, "*shape"]:
     """PPO's clipped surrogate, equation (7): min(r A, clip(r, 1 - epsilon, 1 + epsilon) A).
 
     The minimum makes it a lower bound: no gradient where the ratio has already moved past the range in the
@@ -24,17 +26,17 @@ def clipped_surrogate(
     return jnp.minimum(ratio * advantage, clipped_ratio * advantage)
 
 
-def squared_error(value: Float[Array, "*shape"], returns: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def squared_error(value: Float[AnyArray, "*shape"], returns: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
     """Value loss (V(s) - V_targ)^2 of equation (9), without a factor of one half."""
     return (value - returns) ** 2
 
 
 def clipped_squared_error(
-    value: Float[Array, "*shape"],
-    old_value: Float[Array, "*shape"],
-    returns: Float[Array, "*shape"],
+    value: Float[AnyArray, "*shape"],
+    old_value: Float[AnyArray, "*shape"],
+    returns: Float[AnyArray, "*shape"],
     clip_range_value: Scalar,
-) -> Float[Array, "*shape"]:
+) -> Float[AnyArray, "*shape"]:
     """Value loss that also keeps the new value near the old one: the larger of the two squared errors.
 
     max((V - G)^2, (V_old + clip(V - V_old, -c, c) - G)^2). Not in the paper: openai/baselines ppo2 (2018). The

@@ -1,0 +1,59 @@
+"""Weighted averages, and the numbers that tell how an update went, by hand."""
+
+import math
+
+import jax
+import numpy as np
+import oracles
+import pytest
+
+from inchworm.rl import diagnostics
+
+weighted_mean = jax.jit(diagnostics.weighted_mean)
+weighted_variance = jax.jit(diagnostics.weighted_variance)
+standardize = jax.jit(diagnostics.standardize)
+clip_fraction = jax.jit(diagnostics.clip_fraction)
+explained_variance = jax.jit(diagnostics.explained_variance)
+
+X = np.float32([1, 2, 3, 1e6])
+WEIGHT = np.float32([1, 1, 1, 0])
+
+
+def test_rows_of_weight_zero_do_not_enter_mean_and_variance():
+    assert weighted_mean(X, WEIGHT) == 2
+    assert weighted_variance(X, WEIGHT) == pytest.approx(2 / 3)
+
+
+def test_the_mean_of_no_rows_is_zero():
+    assert weighted_mean(X, np.zeros(4, np.float32)) == 0
+    assert weighted_variance(X, np.zeros(4, np.float32)) == 0
+
+
+def test_standardized_rows_have_mean_zero_and_population_deviation_one():
+    found = np.asarray(standardize(X, WEIGHT))[:3]
+    np.testing.assert_allclose(found, np.array([-1, 0, 1]) / math.sqrt(2 / 3), rtol=1e-6)
+    np.testing.assert_allclose(found, oracles.standardize(X, WEIGHT)[:3], rtol=1e-6)
+
+
+def test_rows_that_are_all_alike_standardize_to_zero():
+    np.testing.assert_array_equal(standardize(np.full(4, 7, np.float32), np.ones(4, np.float32)), np.zeros(4))
+    np.testing.assert_array_equal(standardize(np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)), np.zeros((2, 2)))
+
+
+def test_clip_fraction_counts_ratios_outside_the_range_among_the_rows_that_count():
+    log_ratio = np.log(np.float32([1.0, 1.19, 1.21, 0.81, 0.79, 5.0]))
+    assert clip_fraction(log_ratio, 0.2, np.ones(6, np.float32)) == pytest.approx(3 / 6)
+    assert clip_fraction(log_ratio, 0.2, np.float32([1, 1, 1, 1, 1, 0])) == pytest.approx(2 / 5)
+
+
+def test_explained_variance_is_one_for_the_returns_and_zero_for_a_constant():
+    returns, weight = np.float32([1, 2, 4, -50]), np.float32([1, 1, 1, 0])
+    assert explained_variance(returns, returns, weight) == 1
+    assert explained_variance(np.full(4, 9, np.float32), returns, weight) == pytest.approx(0, abs=1e-6)
+    assert explained_variance(-returns, returns, weight) == pytest.approx(-3)
+    # Half the returns: the residual has half the deviation, so a quarter of the variance is left.
+    assert explained_variance(returns / 2, returns, weight) == pytest.approx(0.75)
+
+
+def test_explained_variance_is_zero_where_returns_do_not_vary():
+    assert explained_variance(np.float32([1, 2]), np.float32([3, 3]), np.ones(2, np.float32)) == 0
