@@ -1,19 +1,27 @@
 """What must be set before JAX and the package are loaded, and the few fixtures that files share."""
 
 import os
+import tempfile
+from pathlib import Path
 
 # XLA sizes its thread pool by NPROC, and results may depend on it.
 os.environ["NPROC"] = "1"
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 import jax
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-# What little is compiled here compiles about as fast as a cache on disk answers, and a cache between runs could hide
-# a change.
-jax.config.update("jax_enable_compilation_cache", False)
+
+# Most of a test run is XLA compiling small programs. They are kept, by the hash of what was compiled, where this
+# machine's test processes share them and the next run finds them.
+CACHE = Path(tempfile.gettempdir()) / f"inchworm-tests-{os.getuid()}"
+CACHE.mkdir(mode=0o700, exist_ok=True)
+if CACHE.stat().st_uid == os.getuid():
+    jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 install_import_hook("inchworm", "shape_checks.check_shapes")
 
 settings.register_profile("inchworm", deadline=None, derandomize=True, database=None)

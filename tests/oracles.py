@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-LOG_ZERO = -1e9
-
 
 def patterns(seed: int, shape: tuple[int, int]) -> dict[str, np.ndarray]:
     """A random block of rewards, values and ends: a third of the rows end somehow, a tenth are no transition."""
@@ -112,7 +110,7 @@ def softmax(logits: Any) -> np.ndarray:
 
 def integrate(function: Callable[[np.ndarray], np.ndarray], low: float, high: float, points: int = 200_001) -> float:
     """Simpson's rule."""
-    x = np.linspace(low, high, points)
+    x = np.linspace(float(low), float(high), points)
     weights = np.ones(points)
     weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
     return float(np.sum(weights * function(x)) * (x[1] - x[0]) / 3.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Self, get_args
+from typing import Any, Self, get_args, get_origin
 
 import jax
 import numpy as np
@@ -38,4 +38,6 @@ def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
 def _names_a_shape(hint: Any) -> bool:
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
         return True
+    if get_origin(hint) is Callable:  # a function that is handed over is checked where it is defined
+        return False
     return any(_names_a_shape(part) for part in get_args(hint))

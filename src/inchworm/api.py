@@ -8,13 +8,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import jax
 
 from inchworm.algorithms import ppo
-from inchworm.algorithms.iteration import make_iteration
+from inchworm.algorithms.iteration import Iterate, make_iteration
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.state import TrainState
 from inchworm.checks import check_choice, check_integer
@@ -37,6 +38,7 @@ from inchworm.io.video import write_video
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
 from inchworm.rl.schedules import Schedule
+from inchworm.spaces import EnvSpec
 from inchworm.train import Iteration, Observer, Progress, train_loop
 
 
@@ -240,6 +242,14 @@ def preset_name(source: EnvSource) -> str:
     return preset_for(source.name, source.entry_point, source.spec.action_space)
 
 
+@lru_cache(maxsize=16)
+def _compiled(config: PPO, spec: EnvSpec, total_steps: int) -> tuple[Any, Iterate]:
+    """The compiled `init` and `iterate` of a run; runs of one process that differ by their seeds share them."""
+    algorithm = ppo.make(config, spec, total_steps)
+    gamma = cast(Schedule, config.gamma)
+    return jax.jit(algorithm.init), jax.jit(make_iteration(algorithm, spec, config.normalize_return, gamma))
+
+
 class _Trainer:
     """One run in its folder: builds the parts, runs the loop, writes the results."""
 
@@ -258,7 +268,7 @@ class _Trainer:
             on_iteration,
             show_progress,
         )
-        self.algorithm = ppo.make(config.algorithm, source.spec, config.total_steps)
+        self.init, self.iterate = _compiled(config.algorithm, source.spec, config.total_steps)
         self.progress = Progress()
         self.best: tuple[int, float] | None = None
         self.save_failure: CheckpointError | None = None
@@ -271,27 +281,19 @@ class _Trainer:
             )
             stack.callback(self.collector.close)
             if checkpoint is None:
-                state = jax.jit(self.algorithm.init)(jax.random.key(self.config.seed))
+                state = self.init(jax.random.key(self.config.seed))
                 write_json(self.folder.provenance, provenance() | {"resumed": []})
             else:
                 state = self._take_up(checkpoint, parent)
             write_json(self.folder.config, self.config.to_json())
             observers = self._observers(stack)
-            iterate = jax.jit(
-                make_iteration(
-                    self.algorithm,
-                    self.source.spec,
-                    self.config.algorithm.normalize_return,
-                    cast(Schedule, self.config.algorithm.gamma),
-                )
-            )
             with _signals() as interrupted:
                 try:
                     state, reason = train_loop(
                         self.config,
                         state,
                         self.collector,
-                        iterate,
+                        self.iterate,
                         self.progress,
                         observers,
                         self._save,
@@ -320,7 +322,7 @@ class _Trainer:
 
     def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> TrainState:
         """State, environments and progress of a checkpoint."""
-        template = jax.eval_shape(self.algorithm.init, jax.random.key(0))
+        template = jax.eval_shape(self.init, jax.random.key(0))
         state = from_arrays(template, checkpoint.state)
         problems = self.collector.restore(checkpoint.collector_arrays, checkpoint.collector.get("collector", {}))
         try:

@@ -18,7 +18,8 @@ from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
 from inchworm.envs.vector import VectorPool
 from inchworm.errors import CheckpointError, EnvironmentContractError, UnsupportedSpaceError
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.actor_critic import ActorCritic, CategoricalHead, GaussianHead, Policy
+from inchworm.models.networks import MLP
 from inchworm.rl.returns import generalized_advantage
 
 NUM_ENVS = 3
@@ -27,7 +28,6 @@ ROWS = 84
 CHUNK = 7
 """Rows of one rollout: some reset rows fall on the first row of the next."""
 
-KINDS = ("obs.", "next_obs.")
 MODES = list(AutoresetMode)
 
 
@@ -98,6 +98,7 @@ def box_toy():
 short_cartpole = partial(gymnasium.make, "CartPole-v1", max_episode_steps=16)
 
 FACTORIES = [short_cartpole, DictToy, discrete_toy, box_toy]
+NAMES = ["CartPole", "Dict observations", "Discrete actions from 3", "Box actions"]
 
 
 def act(spec, leaves):
@@ -107,7 +108,8 @@ def act(spec, leaves):
         noise = np.random.default_rng(zlib.crc32(b"".join(leaf[index].tobytes() for leaf in leaves)))
         match spec.action_space:
             case spaces.Discrete(n):
-                actions.append(np.int32(noise.integers(n)))
+                # Mostly the last choice, so that CartPole also falls before its time limit.
+                actions.append(np.int32(min(noise.geometric(0.25), n) - 1))
             case spaces.Box(size=size):
                 actions.append(noise.normal(size=size).astype(np.float32))
     return np.stack(actions)
@@ -137,32 +139,46 @@ def play(pool, rows=ROWS, chunk=CHUNK):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def with_values(pool, played):
-    """Adds V(next_obs) and the advantages of a fixed model, computed on the rows as they are."""
+def fixed_model(spec):
+    """A small model of fixed random weights; orthogonal ones take seconds to compile."""
+    rng = np.random.default_rng(0)
+    inputs = observations.num_features(spec.observation_space)
+
+    def mlp(outputs):
+        weights = [rng.normal(size=size).astype(np.float32) for size in ((inputs, 8), (8, outputs))]
+        return MLP(tuple(weights), (np.zeros(8, np.float32), np.zeros(outputs, np.float32)), "tanh")
+
+    match spec.action_space:
+        case spaces.Discrete(n):
+            head = CategoricalHead(n)
+        case spaces.Box(size=size):
+            head = GaussianHead(np.zeros(size, np.float32))
+    return ActorCritic(Policy(mlp(head.num_outputs), head), mlp(1), spec.observation_space, spec.action_space)
+
+
+@jax.jit
+def estimate(model, normalizers, obs, next_obs, reward, terminated, truncated, valid):
+    """V(next_obs) and the advantages, computed as an update computes them, on the rows as they are."""
+    value, next_value = model.values(normalizers, obs), model.values(normalizers, next_obs)
+    advantage = generalized_advantage(reward, value, next_value, terminated, truncated, valid, 0.99, 0.95)
+    return next_value, advantage
+
+
+def transitions(pool):
+    """The first valid transitions of each environment of a pool, in order, with V(next_obs) and advantages."""
+    rows = play(pool)
     # Every environment is cut after as many transitions, because the advantage looks ahead.
-    valid = played["valid"] & (np.cumsum(played["valid"], axis=0) <= TRANSITIONS)
+    valid = rows["valid"] & (np.cumsum(rows["valid"], axis=0) <= TRANSITIONS)
     space = pool.spec.observation_space
-
-    @jax.jit
-    def estimate(obs, next_obs):
-        model = ActorCritic.init(jax.random.key(3), pool.spec, (8,))
-        normalizers = observations.freeze(observations.empty_stats(space, False))
-        value, next_value = model.values(normalizers, obs), model.values(normalizers, next_obs)
-        ends = (played["terminated"], played["truncated"] & ~played["terminated"])
-        return next_value, generalized_advantage(played["reward"], value, next_value, *ends, valid, 0.99, 0.95)
-
-    next_value, advantage = estimate(
-        *(spaces.unflatten(space, [rows for name, rows in played.items() if name[:-1] == kind]) for kind in KINDS)
+    normalizers = observations.freeze(observations.empty_stats(space, False))
+    obs, next_obs = (
+        spaces.unflatten(space, [leaf for name, leaf in rows.items() if name.split(".")[0] == kind])
+        for kind in ("obs", "next_obs")
     )
-    return played | {"valid": valid, "next_value": np.asarray(next_value), "advantage": np.asarray(advantage)}
-
-
-def transitions(pool, env):
-    """The first valid transitions of one environment of a pool, in order."""
-    played = with_values(pool, play(pool))
-    return [
-        {name: rows[played["valid"][:, index], index] for name, rows in played.items()} for index in range(NUM_ENVS)
-    ]
+    ends = rows["terminated"], rows["truncated"] & ~rows["terminated"]
+    estimates = estimate(fixed_model(pool.spec), normalizers, obs, next_obs, rows["reward"], *ends, valid)
+    rows |= dict(zip(("next_value", "advantage"), map(np.asarray, estimates), strict=True))
+    return [{name: part[valid[:, index], index] for name, part in rows.items()} for index in range(NUM_ENVS)]
 
 
 def assert_same_transitions(found, expected):
@@ -182,7 +198,7 @@ def listed():
 
     def get(factory):
         if factory not in cache:
-            cache[factory] = transitions(GymnasiumPool(factory, NUM_ENVS, 5), factory)
+            cache[factory] = transitions(GymnasiumPool(factory, NUM_ENVS, 5))
         return cache[factory]
 
     return get
@@ -192,29 +208,29 @@ def vector_pool(factory, mode, **kwargs):
     return VectorPool(SyncVectorEnv([factory] * NUM_ENVS, autoreset_mode=mode, **kwargs), 5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
+@pytest.mark.parametrize("factory", FACTORIES, ids=NAMES)
 def test_every_autoreset_mode_gives_the_transitions_values_and_advantages_of_a_list(factory, mode, listed):
-    assert_same_transitions(transitions(vector_pool(factory, mode), factory), listed(factory))
+    assert_same_transitions(transitions(vector_pool(factory, mode)), listed(factory))
 
 
-@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("factory", FACTORIES, ids=NAMES)
 def test_the_compared_transitions_end_both_ways(factory, listed):
     ends = [(one["terminated"].any(), one["truncated"].any()) for one in listed(factory)]
     assert np.any(ends, axis=0).all()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 def test_a_vector_environment_that_reuses_its_arrays_gives_the_same_transitions(mode, listed):
     pool = vector_pool(short_cartpole, mode, copy=False)
-    assert_same_transitions(transitions(pool, short_cartpole), listed(short_cartpole))
+    assert_same_transitions(transitions(pool), listed(short_cartpole))
 
 
 def test_environments_in_other_processes_give_the_same_transitions(listed):
     env = AsyncVectorEnv([short_cartpole] * NUM_ENVS, context="forkserver", autoreset_mode="SameStep")
     pool = VectorPool(env, 5)
     try:
-        assert_same_transitions(transitions(pool, short_cartpole), listed(short_cartpole))
+        assert_same_transitions(transitions(pool), listed(short_cartpole))
     finally:
         pool.close()
 
@@ -419,7 +435,7 @@ def test_the_error_of_the_first_reset_is_the_one_reported():
         play(VectorPool(NoReset(SyncVectorEnv([short_cartpole])), 5))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 def test_a_restored_vector_environment_starts_anew_and_says_so(mode):
     pool = vector_pool(short_cartpole, mode)
     before = play(pool)["obs.0"][0]
@@ -470,7 +486,7 @@ def test_a_garbled_snapshot_is_refused(document):
 def test_collected_episodes_do_not_count_reset_rows():
     def ends(pool):
         collector = HostCollector(pool, 60)
-        model = ActorCritic.init(jax.random.key(0), pool.spec, (8,))
+        model = fixed_model(pool.spec)
         stats = observations.empty_stats(pool.spec.observation_space, False)
         found = [[] for _ in range(NUM_ENVS)]
         for seed in range(2):

@@ -91,11 +91,11 @@ def test_modes_are_the_likeliest_action(categorical, gaussian):
 
 
 def test_kl_is_not_symmetric_and_its_order_is_self_then_other():
-    even, skewed = Categorical(jnp.log(jnp.array([0.5, 0.5]))), Categorical(jnp.log(jnp.array([0.9, 0.1])))
+    even, skewed = (Categorical(np.log(np.float32([p]))) for p in ([0.5, 0.5], [0.9, 0.1]))
     assert even.kl(skewed) == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1), rel=1e-5)
     assert skewed.kl(even) == pytest.approx(0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5), rel=1e-5)
-    narrow = DiagonalGaussian(jnp.zeros(1), jnp.zeros(1))
-    wide = DiagonalGaussian(jnp.zeros(1), jnp.full(1, math.log(2.0)))
+    mean = np.zeros((1, 1), np.float32)
+    narrow, wide = (DiagonalGaussian(mean, np.log(np.float32([std]))) for std in (1, 2))
     assert narrow.kl(wide) == pytest.approx(math.log(2) + 1 / 8 - 1 / 2, rel=1e-5)
     assert wide.kl(narrow) == pytest.approx(-math.log(2) + 2 - 1 / 2, rel=1e-5)
 
@@ -106,24 +106,32 @@ def test_kl_of_a_distribution_with_itself_is_exactly_zero():
 
 
 def test_a_kl_of_one_part_in_a_hundred_million_is_still_resolved():
-    base, step = jnp.zeros((1, 1)), np.float32(1e-4)
-    kl = DiagonalGaussian(base, jnp.zeros(1)).kl(DiagonalGaussian(base, jnp.full(1, step)))
+    base, step = np.zeros((1, 1), np.float32), np.float32(1e-4)
+    kl = DiagonalGaussian(base, base[0]).kl(DiagonalGaussian(base, base[0] + step))
     # To second order in the change of log sigma the KL is its square.
     assert kl[0] == pytest.approx(step**2, rel=5e-3)
 
 
-def test_entropy_and_kl_are_the_means_over_a_million_samples():
-    for distribution, other, _ in (CATEGORICAL, GAUSSIAN):
-        first, first_other = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1] if leaf.ndim > 1 else leaf), (distribution, other))
-        noise = distribution.draw_noise(jax.random.key(0), (NUM_SAMPLES, LOGITS.shape[1] if other is CATEGORICAL[1] else 3))
-        actions = first.sample_from(noise)
-        wide, wide_other = (
-            type(d)(*(jnp.broadcast_to(leaf, noise.shape) if leaf.ndim > 1 else leaf for leaf in jax.tree.leaves(d)))
-            for d in (first, first_other)
-        )
-        log_p, log_q = (np.asarray(d.log_prob(actions), np.float64) for d in (wide, wide_other))
-        for sample, exact in ((-log_p, first.entropy()[0]), (log_p - log_q, first.kl(first_other)[0])):
-            assert abs(sample.mean() - exact) < SIGMAS * sample.std() / math.sqrt(NUM_SAMPLES)
+@jax.jit
+def surprise_and_log_ratio(distribution, other, noise):
+    """-log p(a) and log p(a) - log q(a) of a sample a ~ p for each row of noise."""
+
+    def of_one(row):
+        log_p = distribution.log_prob(distribution.sample_from(row))
+        return -log_p, log_p - other.log_prob(distribution.sample_from(row))
+
+    return jax.vmap(of_one)(noise)
+
+
+@pytest.mark.parametrize("case", [CATEGORICAL, GAUSSIAN], ids=["categorical", "gaussian"])
+def test_entropy_and_kl_are_means_over_samples(case):
+    exact = quantities(*case)
+    first, first_other = (jax.tree.map(lambda leaf: leaf[0] if leaf.ndim == 2 else leaf, each) for each in case[:2])
+    noise = first.draw_noise(jax.random.key(0), (NUM_SAMPLES, len(jax.tree.leaves(first)[0])))
+    samples = surprise_and_log_ratio(first, first_other, noise)
+    for sample, mean in zip(samples, (exact["entropy"][0], exact["kl"][0]), strict=True):
+        sample = np.asarray(sample, np.float64)
+        assert abs(sample.mean() - mean) < SIGMAS * sample.std() / math.sqrt(NUM_SAMPLES)
 
 
 def test_categorical_samples_have_the_frequencies_of_the_softmax():
@@ -144,12 +152,11 @@ def test_gaussian_samples_have_the_mean_deviation_and_independence_stated():
     assert scipy.stats.kstest((samples[:20_000, 0] - MEAN[0, 0]) / std[0], "norm").pvalue > 1e-6
 
 
-@pytest.mark.parametrize("distribution", [CATEGORICAL[0], GAUSSIAN[0]])
+@pytest.mark.parametrize("distribution", [CATEGORICAL[0], GAUSSIAN[0]], ids=["categorical", "gaussian"])
 def test_a_sample_is_a_function_of_the_key_alone(distribution):
-    distribution = jax.tree.map(jnp.asarray, distribution)
-    same = [np.asarray(distribution.sample(jax.random.key(7))) for _ in range(2)]
-    np.testing.assert_array_equal(*same)
-    assert (np.asarray(distribution.sample(jax.random.key(8))) != same[0]).any()
+    sample = jax.jit(lambda key: distribution.sample(key))
+    np.testing.assert_array_equal(sample(jax.random.key(7)), sample(jax.random.key(7)))
+    assert (np.asarray(sample(jax.random.key(8))) != sample(jax.random.key(7))).any()
 
 
 MASK = np.array([True, False, True, False])
@@ -173,37 +180,42 @@ def test_a_masked_distribution_is_that_over_the_allowed_actions():
     assert masked.kl(other) == pytest.approx(scipy.stats.entropy(p, oracles.softmax(OTHER_LOGITS[0, MASK])), rel=1e-5)
 
 
+@jax.jit
+def masked_quantities_and_jacobian(logits, mask, allowed):
+    def of(z):
+        masked, other = (Categorical.masked(x, mask) for x in (z, jnp.asarray(OTHER_LOGITS[0])))
+        return jnp.stack([masked.entropy(), masked.log_prob(allowed), masked.kl(other), other.kl(masked)])
+
+    return of(logits), jax.jacobian(of)(logits)
+
+
 @pytest.mark.parametrize("mask", [MASK, np.array([False, True, False, False])], ids=["two allowed", "one allowed"])
 def test_masked_actions_have_no_gradient_and_the_gradients_are_finite(mask):
-    allowed = int(np.flatnonzero(mask)[0])
-
-    def of(logits):
-        masked = Categorical.masked(logits, jnp.asarray(mask))
-        other = Categorical.masked(jnp.asarray(OTHER_LOGITS[0]), jnp.asarray(mask))
-        return jnp.stack([masked.entropy(), masked.log_prob(jnp.array(allowed)), masked.kl(other), other.kl(masked)])
-
-    jacobian = np.asarray(jax.jacobian(of)(jnp.asarray(LOGITS[0])))
+    values, jacobian = masked_quantities_and_jacobian(LOGITS[0], mask, np.flatnonzero(mask)[0])
+    assert np.isfinite(values).all()
     assert np.isfinite(jacobian).all()
-    np.testing.assert_array_equal(jacobian[:, ~mask], 0)
+    np.testing.assert_array_equal(np.asarray(jacobian)[:, ~mask], 0)
     if mask.sum() == 1:
-        np.testing.assert_array_equal(of(jnp.asarray(LOGITS[0])), np.zeros(4))
+        np.testing.assert_array_equal(values, np.zeros(4))
+    else:
+        assert (np.asarray(jacobian)[:, mask] != 0).all()
 
 
 def test_the_entropy_s_slope_by_a_logit_is_minus_pi_times_log_pi_plus_entropy():
-    slope = jax.grad(lambda z: Categorical(z).entropy().sum())(jnp.asarray(LOGITS))
+    slope = jax.jit(jax.grad(lambda z: Categorical(z).entropy().sum()))(LOGITS)
     p = oracles.softmax(LOGITS)
     entropy = scipy.stats.entropy(p, axis=-1)[:, None]
     np.testing.assert_allclose(slope, -p * (np.log(p) + entropy), atol=1e-6)
 
 
 def test_slopes_of_log_prob_are_the_score_functions():
-    choice = jax.grad(lambda z: Categorical(z).log_prob(jnp.asarray(CHOICES)).sum())(jnp.asarray(LOGITS))
+    choice = jax.jit(jax.grad(lambda z: Categorical(z).log_prob(CHOICES).sum()))(LOGITS)
     np.testing.assert_allclose(choice, np.eye(4)[CHOICES] - oracles.softmax(LOGITS), atol=1e-6)
 
     def gaussian_log_prob(mean, log_std):
-        return DiagonalGaussian(mean, log_std).log_prob(jnp.asarray(VECTORS)).sum()
+        return DiagonalGaussian(mean, log_std).log_prob(VECTORS).sum()
 
-    by_mean, by_log_std = jax.grad(gaussian_log_prob, argnums=(0, 1))(jnp.asarray(MEAN), jnp.asarray(LOG_STD))
+    by_mean, by_log_std = jax.jit(jax.grad(gaussian_log_prob, argnums=(0, 1)))(MEAN, LOG_STD)
     standardized = (VECTORS.astype(np.float64) - MEAN) / np.exp(LOG_STD)
     np.testing.assert_allclose(by_mean, standardized / np.exp(LOG_STD), rtol=1e-4)
     np.testing.assert_allclose(by_log_std, (standardized**2 - 1).sum(0), rtol=1e-4, atol=1e-5)
@@ -251,10 +263,10 @@ def test_extreme_logits_give_finite_numbers():
 
 
 def test_rounding_stays_within_the_stated_tolerance():
-    narrow = DiagonalGaussian(MEAN, np.full(3, -4.0, np.float32))
+    narrow = DiagonalGaussian(jnp.asarray(MEAN), jnp.full(3, -4.0))
     for distribution, action in ((CATEGORICAL[0], CHOICES), (narrow, MEAN + VECTORS * np.exp(np.float32(-4)))):
-        on_numpy = distribution.log_prob(action)
-        on_jax = jax.jit(lambda d, a: d.log_prob(a))(distribution, action)
-        assert np.abs(on_numpy - on_jax).max() <= distribution.log_prob_tolerance()
-        # It would notice an action that is off by a thousandth of a deviation at three deviations out.
-        assert distribution.log_prob_tolerance() < 3e-3
+        tolerance = distribution.log_prob_tolerance()
+        on_numpy = jax.tree.map(np.asarray, distribution).log_prob(action)
+        assert np.abs(on_numpy - jax.jit(lambda d, a: d.log_prob(a))(distribution, action)).max() <= tolerance
+        # Still tight enough to notice an action moved by a thousandth of a deviation at three deviations out.
+        assert tolerance < 3e-3

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from inchworm import spaces
 from inchworm.models import observations
@@ -87,7 +87,7 @@ class CompiledActor:
 
 @jax.jit
 def _act_packed(
-    model: ActorCritic, normalizers: Normalizers, noise: Float[AnyArray, "T N noise"], t: int, obs: Any
+    model: ActorCritic, normalizers: Normalizers, noise: Float[AnyArray, "T N noise"], t: Int[AnyArray, ""], obs: Any
 ) -> Float[AnyArray, "N packed"]:
     distribution = model.act(normalizers, obs)
     action = distribution.sample_from(noise[t])

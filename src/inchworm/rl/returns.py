@@ -67,10 +67,10 @@ def lambda_return(advantage: Float[AnyArray, "T N"], value: Float[AnyArray, "T N
 
 
 def discounted_return(
-    reward: Float[AnyArray, "T N"],
-    done: Bool[AnyArray, "T N"],
-    valid: Bool[AnyArray, "T N"],
-    start: Float[AnyArray, " N"],
+    reward: Float[Array, "T N"],
+    done: Bool[Array, "T N"],
+    valid: Bool[Array, "T N"],
+    start: Float[Array, " N"],
     gamma: Scalar,
 ) -> tuple[Float[Array, "T N"], Float[Array, " N"]]:
     """Discounted sum of the rewards so far in each episode, G_t = r_t + gamma G_{t-1}, for scaling rewards.

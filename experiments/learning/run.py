@@ -1,0 +1,123 @@
+"""Does it learn? Trains the presets on five tasks over several seeds and holds the returns against stated bars.
+
+    make learning                                             all of it, about half an hour on two cores
+    python experiments/learning/run.py --tasks CartPole-v1    one task
+
+The score of a run is the paper's: the mean return of its last 100 training episodes, actions sampled. Each run is an
+`inchworm train` of its own; results/<task>.json holds what the runs wrote, and results/<task>.png their curves.
+"""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from scipy.stats import bootstrap
+
+from inchworm.io.curve import plot_curves
+from inchworm.io.loggers import read_metrics
+from inchworm.io.provenance import provenance
+from inchworm.io.run_folder import RunFolder, read_json
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Task:
+    """A bar to clear."""
+
+    total_steps: int
+    seeds: int
+    bar: float
+    every_seed: bool
+    """True if each seed must clear the bar, False if their mean must."""
+    reference: str
+
+
+TASKS = {
+    "CartPole-v1": Task(100_000, 5, 475.0, True, "solved at 475 (Gymnasium)"),
+    "Pendulum-v1": Task(300_000, 5, -250.0, False, "-172 for one tuned run (RL-Zoo, 100k steps)"),
+    "InvertedPendulum-v5": Task(1_000_000, 5, 950.0, False, "955 in the paper (v1), 963 in CleanRL (v4)"),
+    "Hopper-v5": Task(1_000_000, 10, 1800.0, False, "2130 in the paper (v1), 2383 in CleanRL (v4)"),
+    "HalfCheetah-v5": Task(1_000_000, 5, 1500.0, False, "1810 in the paper (v1), 1443 in CleanRL (v4)"),
+}
+
+
+def train(task: str, seed: int, runs: Path) -> RunFolder:
+    """One run in a process of its own; an earlier one of the same name is kept as it is."""
+    folder = RunFolder(runs / task / "ppo" / f"seed{seed}")
+    if not folder.curve.exists():
+        command = [sys.executable, "-m", "inchworm", "train", task, "--total-steps", str(TASKS[task].total_steps)]
+        command += ["--seed", str(seed), "--name", f"seed{seed}", "--out", str(runs), "--no-video", "--no-progress"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def result(task: str, folders: list[RunFolder]) -> dict[str, Any]:
+    """What the runs of a task came to."""
+    bar = TASKS[task]
+    summaries = [read_json(folder.summary) for folder in folders]
+    scores = [summary["return_100"] for summary in summaries]
+    interval = bootstrap((scores,), np.mean, n_resamples=10_000, rng=0).confidence_interval
+    facts = provenance()
+    return {
+        "task": task,
+        "command": f"python experiments/learning/run.py --tasks {task}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": facts["commit"],
+        "versions": facts["versions"] | {"python": facts["python"]},
+        "machine": {"cpu": facts["numerics"]["cpu"], "cores": facts["cores"]},
+        "settings": read_json(folders[0].config),
+        "score": "mean return of the last 100 training episodes",
+        "bar": {"value": bar.bar, "of": "every seed" if bar.every_seed else "the mean", "reference": bar.reference},
+        "passed": bool(min(scores) >= bar.bar if bar.every_seed else np.mean(scores) >= bar.bar),
+        "mean": float(np.mean(scores)),
+        "std_over_seeds": float(np.std(scores, ddof=1)),
+        "bootstrap_95_interval_of_the_mean": [float(interval.low), float(interval.high)],
+        "seeds": [
+            {
+                "seed": summary["seed"],
+                "return_100": summary["return_100"],
+                "evaluation_deterministic": summary["evaluation_deterministic"]["mean"],
+                "evaluation_stochastic": summary["evaluation_stochastic"]["mean"],
+                "skipped_updates": summary["skipped_updates"],
+                "parameters_sha256": summary["parameters_sha256"],
+            }
+            for summary in summaries
+        ],
+    }
+
+
+def main(tasks: tuple[str, ...] = tuple(TASKS), jobs: int = 2, runs: Path = Path("runs/learning")) -> None:
+    """Trains the presets over several seeds and holds the returns against stated bars.
+
+    Args:
+        tasks: environment ids, of those in TASKS.
+        jobs: runs at once.
+        runs: where the runs' folders are kept; runs found there are not repeated.
+    """
+    for task in tasks:
+        with ThreadPoolExecutor(jobs) as pool:
+            folders = list(pool.map(lambda seed, task=task: train(task, seed, runs), range(TASKS[task].seeds)))
+        document = result(task, folders)
+        (HERE / "results" / f"{task}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        curves = [(folder.path.name, read_metrics(folder.metrics)) for folder in folders]
+        plot_curves(curves, HERE / "results" / f"{task}.png", f"{task}, PPO, {len(curves)} seeds")
+        low, high = document["bootstrap_95_interval_of_the_mean"]
+        verdict = "clears" if document["passed"] else "MISSES"
+        print(
+            f"{task:<20} {document['mean']:9,.1f} ± {document['std_over_seeds']:,.1f} over seeds, "
+            f"95 % [{low:,.1f}, {high:,.1f}], lowest {min(seed['return_100'] for seed in document['seeds']):,.1f}: "
+            f"{verdict} {document['bar']['value']:,.0f} for {document['bar']['of']}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

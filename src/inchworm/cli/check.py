@@ -1,0 +1,125 @@
+"""`inchworm check ENV`."""
+
+import contextlib
+import os
+import shutil
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import tyro
+
+from inchworm.api import configure_jax, preset_name
+from inchworm.checks import check_integer
+from inchworm.cli.train import _env_kwargs
+from inchworm.config import PRESETS, Preset
+from inchworm.envs.inspect import Report, inspect_environment
+from inchworm.envs.source import env_source
+from inchworm.errors import EnvironmentContractError, InchwormError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Looks at an environment before training in it: spaces, answers, seeds, scales, speed, and the settings it gets.
+
+    Exit status 2 if something will break or spoil training.
+    """
+
+    env: tyro.conf.Positional[str]
+    """Gymnasium id (HalfCheetah-v5), or module:factory for an environment of your own."""
+    env_kwargs: str = "{}"
+    """Keyword arguments of the environment, as a JSON object."""
+    steps: int = 2000
+    """Random steps to try, in about three seconds at most."""
+    seed: int = 0
+    """Seed of the environment and of the actions."""
+
+
+def main(arguments: list[str]) -> int:
+    options = tyro.cli(Options, prog="inchworm check", args=arguments)
+    check_integer("steps", options.steps, 1)
+    check_integer("seed", options.seed, 0, 2**32 - 2)
+    configure_jax()
+    with _silence():
+        try:
+            source = env_source(options.env, _env_kwargs(options.env_kwargs))
+        except InchwormError:
+            raise
+        except Exception as error:
+            raise EnvironmentContractError(
+                "env", options.env, f"cannot be made: {type(error).__name__}: {error}", "Run with --debug to see where."
+            ) from error
+        name = preset_name(source)
+        preset = PRESETS[name]
+        report = inspect_environment(
+            source,
+            steps=options.steps,
+            seed=options.seed,
+            normalize_observation=preset.algorithm.normalize_observation,
+            normalize_return=preset.algorithm.normalize_return,
+        )
+    print(_page(options.env, report, name, preset))
+    return 2 if report.problems else 0
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Hides what environments print, at each of thousands of steps or in compiled code, from the report."""
+    stderr = os.dup(2)
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _page(env: str, report: Report, name: str, preset: Preset) -> str:
+    """The whole report, in one pair of columns."""
+    sections = [
+        (env, report.facts.items()),
+        *(
+            (f"{title}: {len(found) or 'none'}", [(one.where, f"{one.problem}. {one.fix}") for one in found])
+            for title, found in (("Problems", report.problems), ("Warnings", report.warnings))
+        ),
+        ("PPO settings it would get", _settings(name, preset).items()),
+    ]
+    indent = 4 + max(len(key) for _, rows in sections for key, _ in rows)
+    return "\n\n".join("\n".join([title, *_rows(rows, indent)]) for title, rows in sections)
+
+
+def _rows(rows: Iterable[tuple[str, str]], indent: int) -> Iterable[str]:
+    width = max(indent + 40, min(shutil.get_terminal_size((110, 24)).columns, 110))
+    for key, text in rows:
+        yield textwrap.fill(
+            text,
+            width,
+            initial_indent=f"  {key:<{indent - 4}}  ",
+            subsequent_indent=" " * indent,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+
+
+def _settings(name: str, preset: Preset) -> dict[str, str]:
+    """The settings that say most about how training will go."""
+    algorithm = preset.algorithm
+    normalized = {
+        "observations": algorithm.normalize_observation,
+        "returns": algorithm.normalize_return,
+        f"advantages over the {algorithm.normalize_advantage}": algorithm.normalize_advantage != "none",
+    }
+    shown = ("num_envs", "horizon", "minibatch_size", "num_epochs", "learning_rate", "gamma", "gae_lambda")
+    return {
+        "preset": f"{name} ({preset.about})",
+        **{setting: str(getattr(algorithm, setting)) for setting in shown},
+        "normalisation": ", ".join(part for part, on in normalized.items() if on) or "none",
+        "total_steps": f"{preset.total_steps:,}",
+    }

@@ -1,0 +1,245 @@
+"""A run that is stopped by SIGTERM and resumed ends with the very parameters of the run never stopped.
+
+Real signals, sent to this process at seeded random instants of the run's duration.
+"""
+
+import os
+import signal
+import threading
+import time
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+
+import inchworm as iw
+from inchworm.collect.host import HostCollector
+from inchworm.io import checkpoint as checkpoints
+from inchworm.io.run_folder import RunFolder, read_json
+
+
+class AlwaysTruncates(gymnasium.Env):
+    """Noisy observations, reward by action, and a time limit that falls in the middle of rollouts."""
+
+    def __init__(self):
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.np_random.normal(size=3).astype(np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        obs = self.np_random.normal(size=3).astype(np.float32)
+        return obs, float(-np.square(action).sum()), False, self.steps >= 37, {}
+
+
+class RemembersEpisodes(AlwaysTruncates):
+    """Counts its episodes across resets, which only its rewards betray."""
+
+    def __init__(self):
+        super().__init__()
+        self.episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward + 1e-6 * self.episodes, terminated, truncated, info
+
+
+SMALL = {"num_envs": 2, "horizon": 32, "minibatch_size": 32, "num_epochs": 2, "hidden_sizes": (8,)}
+RUNS = {
+    "CartPole-v1": ("CartPole-v1", 2560, SMALL | {"normalize_observation": False}),
+    "HalfCheetah-v5": ("HalfCheetah-v5", 1280, SMALL | {"normalize_return": True, "max_grad_norm": 0.5}),
+    "AlwaysTruncates": (AlwaysTruncates, 2560, SMALL | {"normalize_return": True}),
+}
+INSTANTS = 20
+
+
+def run(which, folder, **options):
+    env, total_steps, settings = RUNS[which]
+    return iw.train(
+        env,
+        iw.PPO(**settings),
+        total_steps=total_steps,
+        seed=3,
+        out=folder,
+        evaluation_episodes=0,
+        progress=False,
+        **options,
+    )
+
+
+def interrupt(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
+def stopped(name, folder, **options):
+    """Trains until SIGTERM comes; the folder of the stopped run, or None if the run ended before."""
+    # A signal that comes when the loop has already ended must not end the tests.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        run(name, folder, name="stopped", **options)
+    except SystemExit as exit:
+        assert exit.code == 143
+        return next(folder.glob("*/ppo/stopped"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return None
+
+
+def stopped_at(name, folder, iteration, delay):
+    """Stopped some seconds after an iteration, wherever the run then is: acting, updating, logging."""
+    timers = []
+
+    def start_timer(report):
+        if report.iteration == iteration:
+            timers.append(threading.Timer(delay, interrupt))
+            timers[0].start()
+
+    path = stopped(name, folder, on_iteration=start_timer)
+    timers[0].join()
+    return path
+
+
+def resumed_hash(name, path):
+    env = RUNS[name][0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = iw.resume(path, None if isinstance(env, str) else env, evaluation_episodes=0, progress=False)
+    assert read_json(RunFolder(path).provenance)["resumed"][-1]["exact"] is True
+    return result.summary["parameters_sha256"]
+
+
+@pytest.fixture(scope="module", params=sorted(RUNS))
+def unstopped(request, tmp_path_factory):
+    """A run never stopped: its name, its parameters' hash, its iterations and their duration when compiled."""
+    folder = tmp_path_factory.mktemp("reference")
+    first = run(request.param, folder, name="first")
+    second = run(request.param, folder, name="second")
+    assert first.summary["parameters_sha256"] == second.summary["parameters_sha256"], "same seed, other parameters"
+    summary = second.summary
+    return request.param, summary["parameters_sha256"], summary["iterations"], summary["seconds"] / summary["iterations"]
+
+
+def test_stopping_at_random_instants_changes_no_bit(unstopped, tmp_path, capsys):
+    name, expected, iterations, duration = unstopped
+    random = np.random.default_rng(0)
+    stops = []
+    while len(stops) < INSTANTS:
+        folder = tmp_path / str(len(stops))
+        path = stopped_at(name, folder, random.integers(1, iterations // 2), random.uniform(0.0, duration))
+        assert path is not None
+        stops.append(read_json(RunFolder(path).summary)["iterations"])
+        assert resumed_hash(name, path) == expected
+    with capsys.disabled():
+        print(f"\nRF6 {name}: injected {INSTANTS} / survived {len(stops)} / detected 0 / silent 0, stopped at {stops}")
+    assert len(set(stops)) > 3
+
+
+def test_stopping_in_the_first_iteration_changes_no_bit(unstopped, tmp_path, monkeypatch):
+    name, expected, *_ = unstopped
+    collect = HostCollector.collect
+
+    def collect_and_stop(*args):
+        interrupt()
+        return collect(*args)
+
+    monkeypatch.setattr(HostCollector, "collect", collect_and_stop)
+    path = stopped(name, tmp_path)
+    monkeypatch.undo()
+    assert read_json(RunFolder(path).summary)["iterations"] == 1
+    assert resumed_hash(name, path) == expected
+
+
+def test_stopping_during_a_save_changes_no_bit(unstopped, tmp_path, monkeypatch):
+    name, expected, *_ = unstopped
+    save, calls = checkpoints._write, []
+
+    def write_and_stop(*args):
+        calls.append(args)
+        if len(calls) == 6:
+            interrupt()
+        save(*args)
+
+    monkeypatch.setattr(checkpoints, "_write", write_and_stop)
+    path = stopped(name, tmp_path, checkpoint_seconds=0.0)
+    assert resumed_hash(name, path) == expected
+
+
+def test_a_chain_of_stops_and_resumes_changes_no_bit(unstopped, tmp_path):
+    name, expected, *_ = unstopped
+    path = stopped(name, tmp_path, on_iteration=lambda _: interrupt())
+    env = RUNS[name][0]
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            iw.resume(
+                path,
+                None if isinstance(env, str) else env,
+                evaluation_episodes=0,
+                progress=False,
+                on_iteration=lambda _: interrupt(),
+            )
+    assert read_json(RunFolder(path).summary)["iterations"] == 4
+    assert resumed_hash(name, path) == expected
+
+
+def test_hidden_state_across_episodes_is_told_as_not_exact(tmp_path, monkeypatch):
+    monkeypatch.setitem(RUNS, "RemembersEpisodes", (RemembersEpisodes, 2560, SMALL))
+    told = 0
+    for index, iterations in enumerate((5, 8, 13)):
+        folder = tmp_path / str(index)
+
+        def stop(report, iterations=iterations):
+            if report.iteration == iterations:
+                interrupt()
+
+        path = stopped("RemembersEpisodes", folder, on_iteration=stop)
+        with pytest.warns(UserWarning, match="not exact: environment .*hidden"):
+            iw.resume(path, RemembersEpisodes, evaluation_episodes=0, progress=False)
+        assert read_json(RunFolder(path).provenance)["resumed"][-1]["exact"] is False
+        told += 1
+    assert told == 3
+
+
+def test_another_seed_gives_other_parameters(unstopped, tmp_path):
+    name, expected, *_ = unstopped
+    env, total_steps, settings = RUNS[name]
+    other = iw.train(
+        env, iw.PPO(**settings), total_steps=total_steps, seed=4, out=tmp_path, evaluation_episodes=0, progress=False
+    )
+    assert other.summary["parameters_sha256"] != expected
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+    slow_step = AlwaysTruncates.step
+
+    class Slow(AlwaysTruncates):
+        def step(self, action):
+            time.sleep(0.01)
+            return slow_step(self, action)
+
+    def interrupt_twice():
+        time.sleep(0.3)
+        interrupt(signal.SIGINT)
+        time.sleep(0.1)
+        interrupt(signal.SIGINT)
+
+    threading.Thread(target=interrupt_twice).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        iw.train(
+            Slow,
+            iw.PPO(num_envs=1, horizon=1024, minibatch_size=64, hidden_sizes=(8,)),
+            total_steps=2048,
+            out=tmp_path,
+            evaluation_episodes=0,
+            progress=False,
+        )
+    assert time.monotonic() - started < 8.0

@@ -1,0 +1,141 @@
+"""From raw observations to features."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from inchworm import spaces
+from inchworm.errors import UnsupportedSpaceError
+from inchworm.models import observations
+from inchworm.models.observations import Normalizer
+from inchworm.numerics import running_stats
+
+absorb = jax.jit(observations.absorb, static_argnums=1)
+encode = jax.jit(observations.encode, static_argnums=0)
+freeze = jax.jit(observations.freeze)
+
+VECTOR = spaces.Box((3,), "float32", -1.0, 1.0)
+rng = np.random.default_rng(0)
+
+
+def normalizers(space: spaces.Space, *obs: np.ndarray) -> observations.Normalizers:
+    stats = observations.empty_stats(space, True)
+    for batch in obs:
+        stats = absorb(stats, space, batch, np.ones(len(batch), np.float32))
+    return freeze(stats)
+
+
+def test_before_the_first_update_observations_pass_unchanged():
+    x = np.float32(rng.uniform(-4, 4, size=(5, 3)))
+    np.testing.assert_array_equal(encode(VECTOR, normalizers(VECTOR), x), x)
+
+
+def test_a_normalised_batch_has_mean_zero_and_deviation_one():
+    x = np.float32(rng.normal([100, 0, -3], [10, 1, 0.01], size=(4000, 3)))
+    features = np.asarray(encode(VECTOR, normalizers(VECTOR, x[:1000], x[1000:]), x), np.float64)
+    np.testing.assert_allclose(features.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(features.std(0), 1, rtol=1e-3)
+
+
+def test_normalised_observations_are_clipped_at_five():
+    x = np.float32([[-1, 0, 1], [1, 0, -1]])
+    features = encode(VECTOR, normalizers(VECTOR, x), np.float32([[100, 0, -4]]))
+    np.testing.assert_allclose(features, [[5, 0, -4]], rtol=1e-6)
+
+
+def test_a_feature_that_never_varies_normalises_to_nothing():
+    # The mean of 0.1 is off by a rounding; that must not be read as a deviation of one.
+    constant = np.full((2048, 3), [0.1, 1.0, -7.3], np.float32)
+    features = np.asarray(encode(VECTOR, normalizers(VECTOR, constant, constant), constant[:1]))
+    assert np.abs(features).max() < 0.02
+
+
+def test_statistics_leave_out_rows_of_weight_zero():
+    x = np.float32([[1, 2, 3], [3, 2, 1], [1e9, 1e9, 1e9]])
+    (stats,) = absorb(observations.empty_stats(VECTOR, True), VECTOR, x, np.float32([1, 1, 0]))
+    assert stats.count == 2
+    np.testing.assert_array_equal(stats.mean, [2, 2, 2])
+
+
+MIXED = spaces.Dict(
+    (
+        ("camera", spaces.Box((2, 2), "float32", -1.0, 1.0)),
+        ("gear", spaces.Discrete(3, start=-1)),
+        ("level", spaces.Box((), "float64", 0.0, 9.0)),
+        ("pair", spaces.Tuple((spaces.Box((2,), "int32", 0.0, 9.0), spaces.Box((1,), "uint8", 0.0, 255.0)))),
+    )
+)
+MIXED_OBS = {
+    "camera": np.float32([[[1, 2], [3, 4]], [[5, 6], [7, 8]]]),
+    "gear": np.int32([-1, 1]),
+    "level": np.float32([0.5, 0.25]),
+    "pair": (np.int32([[3, 4], [5, 6]]), np.uint8([[200], [255]])),
+}
+MIXED_FEATURES = [[1, 2, 3, 4, 1, 0, 0, 0.5, 3, 4, 200], [5, 6, 7, 8, 0, 0, 1, 0.25, 5, 6, 255]]
+
+
+@pytest.mark.parametrize(("function", "kind"), [(observations.encode, np.ndarray), (encode, jax.Array)])
+def test_leaves_are_flattened_made_one_hot_and_laid_side_by_side(function, kind):
+    features = function(MIXED, (None,) * 5, MIXED_OBS)
+    assert isinstance(features, kind)
+    assert features.dtype == np.float32
+    assert observations.num_features(MIXED) == 11
+    np.testing.assert_array_equal(features, MIXED_FEATURES)
+
+
+def test_only_float_boxes_have_statistics():
+    stats = observations.empty_stats(MIXED, True)
+    assert [part is not None for part in stats] == [True, False, True, False, False]
+    assert observations.empty_stats(MIXED, False) == (None,) * 5
+    after = absorb(stats, MIXED, MIXED_OBS, np.ones(2, np.float32))
+    assert [part is not None for part in after] == [True, False, True, False, False]
+    np.testing.assert_array_equal(after[0].mean, [[3, 4], [5, 6]])
+    assert after[2].mean == 0.375
+
+
+def test_normalised_leaves_keep_their_place_among_the_others():
+    stats = absorb(
+        observations.empty_stats(MIXED, True), MIXED, MIXED_OBS, np.ones(2, np.float32)
+    )
+    features = np.asarray(encode(MIXED, freeze(stats), MIXED_OBS))
+    # Two samples lie one deviation below and above their mean.
+    np.testing.assert_allclose(features[:, :4], [[-1] * 4, [1] * 4], rtol=1e-6)
+    np.testing.assert_allclose(features[:, 7], [1, -1], rtol=1e-5)
+    np.testing.assert_array_equal(features[:, [4, 5, 6, 8, 9, 10]], np.float32(MIXED_FEATURES)[:, [4, 5, 6, 8, 9, 10]])
+
+
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3)], ids=str)
+def test_any_leading_axes_are_kept(lead):
+    space = spaces.Tuple((spaces.Box((2, 2), "float32", -1.0, 1.0), spaces.Discrete(3)))
+    obs = (np.ones((*lead, 2, 2), np.float32), np.zeros(lead, np.int32))
+    assert observations.encode(space, (None, None), obs).shape == (*lead, 7)
+
+
+def test_numpy_and_jax_give_the_same_features():
+    x = np.float32(rng.normal(5, 2, size=(64, 3)))
+    on_jax = normalizers(VECTOR, x)
+    on_numpy = observations.to_numpy(on_jax)
+    features = observations.encode(VECTOR, on_numpy, x)
+    assert (type(features), features.dtype) == (np.ndarray, np.float32)
+    np.testing.assert_allclose(features, encode(VECTOR, on_jax, x), rtol=1e-6, atol=1e-7)
+
+
+def test_to_numpy_copies():
+    source = np.zeros(2)
+    observations.to_numpy({"x": source})["x"][0] = 1
+    assert source[0] == 0
+
+
+def test_frozen_statistics_are_mean_and_inverse_deviation():
+    stats = (running_stats.RunningStats(jnp.float32(4), jnp.array([1.0, 2.0]), jnp.array([16.0, 64.0])), None)
+    (normalizer, nothing) = freeze(stats)
+    assert isinstance(normalizer, Normalizer)
+    assert nothing is None
+    np.testing.assert_allclose(normalizer.inverse_std, [0.5, 0.25], rtol=1e-6)
+
+
+def test_images_are_refused_by_name():
+    with pytest.raises(UnsupportedSpaceError, match="images"):
+        observations.check_observation_space(spaces.Tuple((VECTOR, spaces.Box((84, 84, 3), "uint8", 0.0, 255.0))))
+    observations.check_observation_space(MIXED)
