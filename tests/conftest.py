@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 # XLA sizes its thread pool by NPROC, and results may depend on it.
@@ -22,7 +23,10 @@ if CACHE.stat().st_uid == os.getuid():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-install_import_hook("inchworm", "shape_checks.check_shapes")
+# The modules that name shapes; instrumenting the others would only slow their loops down.
+PACKAGE = Path(find_spec("inchworm").origin).parent
+SHAPED = [path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py") if "jaxtyping" in path.read_text()]
+install_import_hook([".".join(path.with_suffix("").parts) for path in SHAPED], "shape_checks.check_shapes")
 
 settings.register_profile("inchworm", deadline=None, derandomize=True, database=None)
 settings.load_profile("inchworm")

@@ -5,6 +5,7 @@ into it, policies carry it, and it is written to JSON with them.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,6 @@ class Box:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
-
-    @property
-    def bounded(self) -> bool:
-        """True if some element has a finite bound."""
-        return bool(np.any(np.isfinite(self.low)) or np.any(np.isfinite(self.high)))
 
 
 @dataclass(frozen=True)
@@ -173,14 +169,21 @@ def action_shape(space: Space) -> tuple[int, ...]:
     return (space.size,) if isinstance(space, Box) else ()
 
 
-def environment_actions(space: Space, actions: np.ndarray) -> np.ndarray:
-    """What the environments are sent for a batch of the policy's own actions (N, ...).
+def action_door(space: Space) -> Callable[[np.ndarray], np.ndarray]:
+    """The function that takes a batch of the policy's own actions (N, ...) to what environments are sent.
 
-    A Box's actions are clipped to its bounds and take its shape and dtype; a Discrete's are moved to its start.
+    A Box's actions are clipped to its bounds and take its shape and dtype; a Discrete's are moved to its start. The
+    result is an array of its own: an environment may write into its action, and the rollout keeps the policy's.
     """
     if isinstance(space, Discrete):
-        return np.asarray(actions + space.start, space.dtype)
+        start, dtype = space.start, np.dtype(space.dtype)
+        return lambda actions: (actions + start).astype(dtype)
     assert isinstance(space, Box)
-    if space.bounded:
-        actions = np.minimum(np.maximum(actions, np.asarray(space.low, "f4")), np.asarray(space.high, "f4"))
-    return np.asarray(actions, space.dtype).reshape((len(actions), *space.shape))
+    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
+    shape, dtype = space.shape, np.dtype(space.dtype)
+
+    def clip(actions: np.ndarray) -> np.ndarray:
+        clipped = np.minimum(np.maximum(actions, low), high).astype(dtype, copy=False)
+        return clipped if len(shape) == 1 else clipped.reshape((len(actions), *shape))
+
+    return clip

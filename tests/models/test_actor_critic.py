@@ -58,8 +58,8 @@ def test_a_fresh_policy_is_nearly_the_same_in_every_state(choice, vector):
 
 
 def test_policy_and_value_share_no_parameter(choice):
-    by_policy = jax.jit(jax.grad(lambda model: model.act(NO_STATS, OBS).logits.sum()))(choice)
-    by_value = jax.jit(jax.grad(lambda model: model.values(NO_STATS, OBS).sum()))(choice)
+    by_policy = jax.jit(jax.grad(lambda model: model.act(NO_STATS, jnp.asarray(OBS)).logits.sum()))(choice)
+    by_value = jax.jit(jax.grad(lambda model: model.values(NO_STATS, jnp.asarray(OBS)).sum()))(choice)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(by_policy.value))
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(by_value.policy))
     for gradient in (by_policy.policy.network, by_value.value):

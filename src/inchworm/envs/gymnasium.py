@@ -6,6 +6,7 @@ it answered.
 """
 
 import importlib
+import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,8 +40,8 @@ EnvFactory = Callable[[], gymnasium.Env]
 MAX_REPLAY_STEPS = 100_000
 """An episode longer than this is not replayed at a resume; the resumed run says so."""
 
-RESET_PARTS = "observation, info"
-STEP_PARTS = "observation, reward, terminated, truncated, info"
+RESET_PARTS = ("observation", "info")
+STEP_PARTS = ("observation", "reward", "terminated", "truncated", "info")
 
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "Box2D": "box2d", "ale_py": "atari", "pygame": "classic"}
 """The extra of this package that installs a module an environment asks for."""
@@ -194,6 +195,9 @@ class GymnasiumPool:
                     "Make them alike.",
                 )
         self._read = ObservationReader(self.spec.observation_space)
+        self._door = spaces.action_door(self.spec.action_space)
+        self._steps = [env.step for env in self._envs]
+        self._names = [f"environment {index}" for index in range(num_envs)]
         self._restarts = [0] * num_envs
         # For each environment the episode before the running one, and the running one. The earlier one is there
         # so that a resume right after a reset has something to compare.
@@ -204,20 +208,23 @@ class GymnasiumPool:
             write(obs, index, self._seeded_reset(index))
 
     def step(self, actions: np.ndarray, t: int, buffers: StepBuffers) -> None:
-        # A copy, because an environment may write into its action, and the rollout keeps the policy's.
-        actions = spaces.environment_actions(self.spec.action_space, actions.copy())
+        actions = self._door(actions)
         next_obs = [leaf[t] for leaf in buffers.next_obs]
         obs = [leaf[t + 1] for leaf in buffers.obs]
+        rewards = buffers.reward[t]
+        ended = []
         for index in range(self.num_envs):
-            leaves, reward, terminated, truncated = self._step_env(index, actions[index])
+            leaves, rewards[index], terminated, truncated = self._step_env(index, actions[index])
             write(next_obs, index, leaves)
-            buffers.reward[t, index] = reward
             if terminated or truncated:
                 buffers.terminated[t, index] = terminated
                 buffers.truncated[t, index] = truncated
                 buffers.first[t + 1, index] = True
-                leaves = self._reset(index)
-            write(obs, index, leaves)
+                ended.append(index)
+        for leaf, successor in zip(obs, next_obs, strict=True):
+            leaf[...] = successor
+        for index in ended:
+            write(obs, index, self._reset(index))
 
     def snapshot(self) -> PoolSnapshot:
         arrays: dict[str, np.ndarray] = {}
@@ -308,9 +315,9 @@ class GymnasiumPool:
 
     def _step_env(self, index: int, action: np.ndarray) -> tuple[list[np.ndarray], float, bool, bool]:
         """One step, checked and logged."""
-        sent, source = action.tobytes(), f"environment {index}"
+        sent, source = action.tobytes(), self._names[index]
         try:
-            answer = self._envs[index].step(action)
+            answer = self._steps[index](action)
         except Exception as error:
             raise raised_error("step", error, source) from error
         raw_obs, reward, terminated, truncated, _ = unpack("step", answer, STEP_PARTS, source)
@@ -328,7 +335,7 @@ class GymnasiumPool:
         if log.complete:
             log.actions += sent
             log.length += 1
-            log.checksum = _checksum(log.checksum, leaves, b"%r%d%d" % (reward, terminated, truncated))
+            log.checksum = _checksum(log.checksum, leaves, _PACK(reward, terminated, truncated))
             if log.length > MAX_REPLAY_STEPS:
                 log.complete, log.actions = False, bytearray()
         return leaves, reward, terminated, truncated
@@ -345,7 +352,7 @@ class GymnasiumPool:
         return self._start_episode(index, {"seed": seed}, {"seed": seed})
 
     def _start_episode(self, index: int, start: dict[str, Any], kwargs: dict[str, Any]) -> list[np.ndarray]:
-        source = f"environment {index}"
+        source = self._names[index]
         try:
             answer = self._envs[index].reset(**kwargs)
         except Exception as error:
@@ -356,9 +363,12 @@ class GymnasiumPool:
         return leaves
 
 
+_PACK = struct.Struct("d??").pack
+
+
 def _checksum(checksum: int, leaves: list[np.ndarray], rest: bytes) -> int:
     for leaf in leaves:
-        checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+        checksum = zlib.crc32(leaf if leaf.flags.c_contiguous else leaf.tobytes(), checksum)
     return zlib.crc32(rest, checksum)
 
 

@@ -80,7 +80,8 @@ def inspect_environment(
         ConfigError: it is a vector environment.
         EnvironmentContractError: it cannot be made.
     """
-    if source.factory is None:
+    factory = source.factory
+    if factory is None:
         raise ConfigError(
             "env",
             source.name,
@@ -94,11 +95,11 @@ def inspect_environment(
     _check_policy(spec, notes)
     if isinstance(spec.action_space, Box | Discrete):
         own_actions = _random_actions(spec.action_space, steps, seed)
-        actions = spaces.environment_actions(spec.action_space, own_actions)
+        actions = spaces.action_door(spec.action_space)(own_actions)
         with contextlib.ExitStack() as stack:
 
             def make() -> gymnasium.Env:
-                env = _guarded("__init__", source.factory)
+                env = _guarded("__init__", factory)
                 stack.callback(_close, env, notes)
                 return env
 
@@ -116,7 +117,7 @@ def inspect_environment(
                 other.live(actions[:500], {"seed": seed + 1}, seconds / 12)
                 _compare(main, again, other, draws_globally, notes)
                 if not notes.found(severe=True):
-                    _try_resume(source.factory, spec, own_actions, seed, seconds / 6, notes)
+                    _try_resume(factory, spec, own_actions, seed, seconds / 6, notes)
     return Report(notes.facts, notes.found(severe=True), notes.found(severe=False))
 
 
@@ -217,7 +218,7 @@ class _Trial:
     def _check_reward(self, reward: Any) -> None:
         if not _is_number(reward):
             self._notes.problem("reward", f"is {_shown(reward)}{self._place()}", "Return one number: float(reward).")
-        elif not abs(float(reward)) <= np.finfo(np.float32).max:
+        elif not abs(float(reward)) <= float(np.finfo(np.float32).max):
             self._notes.problem("reward", f"is {float(reward):.3g}, not a finite float32{self._place()}", FINITE_FIX)
         else:
             self.rewards.append(float(reward))
@@ -275,7 +276,7 @@ class _Trial:
 def _check_policy(spec: EnvSpec, notes: _Notes) -> None:
     """Whether there is a policy for the spaces, and what it does about the bounds of its actions."""
     try:
-        jax.eval_shape(lambda key: ActorCritic.init(key, spec), jax.random.key(0))
+        jax.eval_shape(lambda key: ActorCritic.init(key, spec, ()), jax.random.key(0))
     except EnvironmentContractError as error:
         notes.contract(error)
         return
@@ -308,8 +309,10 @@ def _report_episodes(main: _Trial, limit: int | None, notes: _Notes) -> None:
     """Where episodes end, how, and how fast it all is."""
     steps, lengths = len(main.step_seconds), [length for length, _, _ in main.episodes]
     terminated = sum(flag for _, flag, _ in main.episodes)
-    notes.facts["tried"] = f"{steps:,} random steps; {len(lengths):,} episodes ended, {terminated:,} of them terminated"
-    notes.facts["tried"] += f", after {_span(lengths, ',')} steps" if lengths else ""
+    ends = "no episode ended"
+    if lengths:
+        ends = f"{len(lengths):,} episodes ended after {_span(lengths, ',')} steps, {terminated:,} of them terminated"
+    notes.facts["tried"] = f"{steps:,} random steps; {ends}"
     rate, reset = steps / max(sum(main.step_seconds), 1e-9), 1e3 * float(np.mean(main.reset_seconds))
     notes.facts["speed"] = (
         f"{rate:,.0f} steps/s of the environment alone ({1e6 / rate:,.0f} us a step), {reset:.2g} ms a reset"
@@ -375,8 +378,8 @@ def _try_bounds(main: _Trial, space: Box | Discrete, seconds: float) -> None:
         # Five deviations are as far as the policy goes where nothing bounds it.
         low, high = (np.where(np.isfinite(bound), bound, 5 * np.sign(bound)) for bound in _bounds(space))
         extremes = np.stack([low, high, np.where(np.arange(space.size) % 2, low, high)])
-    for action in spaces.environment_actions(space, extremes):
-        if not main.live(np.repeat(action[None], 30, axis=0), {}, seconds / len(extremes)):
+    for action in spaces.action_door(space)(extremes):
+        if not main.live(np.repeat(action[None], 20, axis=0), {}, seconds / len(extremes)):
             return
 
 
@@ -417,7 +420,7 @@ def _try_resume(
             snapshot = old.snapshot()
             snapshot = PoolSnapshot(snapshot.arrays, json.loads(json.dumps(snapshot.document)))
             found = new.restore(snapshot, [leaf[0] for leaf in resumed.obs], np.zeros(2, bool))
-            for action in [] if found else actions[:20]:
+            for action in [] if found else actions[: min(20, steps)]:
                 rows = []
                 for pool, buffers in ((old, lived), (new, resumed)):
                     pool.step(action, 0, buffers)
@@ -508,10 +511,9 @@ def _shown(value: Any) -> str:
 def _checksum(leaves: list[np.ndarray]) -> int:
     checksum = 0
     for leaf in leaves:
-        checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).data, checksum)
     return checksum
 
 
 def _global_generators() -> Any:
-    name, keys, *rest = np.random.get_state()
-    return random.getstate(), name, bytes(keys), rest
+    return random.getstate(), repr(np.random.get_state(legacy=False))

@@ -112,6 +112,7 @@ class ObservationReader:
     def __init__(self, space: spaces.Space, batch: tuple[int, ...] = ()) -> None:
         """Reads observations of a space, with `batch` as their leading axes."""
         self._space = space
+        self._single = isinstance(space, spaces.Box | spaces.Discrete)
         self._shapes = [(*batch, *getattr(leaf, "shape", ())) for leaf in spaces.leaves(space)]
         self._kinds = ["biuf" if spaces.storage_dtype(leaf).kind == "f" else "biu" for leaf in spaces.leaves(space)]
 
@@ -121,6 +122,9 @@ class ObservationReader:
         Raises:
             EnvironmentContractError: it does not fit the space; the message names `source`, which returned it.
         """
+        if self._single and type(observation) is np.ndarray:  # the common case, run at every environment step
+            if observation.shape == self._shapes[0] and observation.dtype.kind in self._kinds[0]:
+                return [observation]
         try:
             leaves = [np.asarray(leaf) for leaf in spaces.flatten(self._space, observation)]
         except (LookupError, TypeError, ValueError) as error:
@@ -148,17 +152,17 @@ def write(row: list[np.ndarray], index: Any, leaves: list[np.ndarray]) -> None:
         target[index] = leaf
 
 
-def unpack(method: str, answer: Any, parts: str, source: str) -> tuple[Any, ...]:
+def unpack(method: str, answer: Any, parts: tuple[str, ...], source: str) -> tuple[Any, ...]:
     """The parts of what `reset` or `step` returned.
 
     Raises:
         EnvironmentContractError: it is no tuple of as many; the message names `source`, which returned it.
     """
-    if isinstance(answer, tuple) and len(answer) == parts.count(",") + 1:
+    if isinstance(answer, tuple) and len(answer) == len(parts):
         return answer
     shown = f"a tuple of {len(answer)}" if isinstance(answer, tuple) else f"one {type(answer).__name__}"
     raise EnvironmentContractError(
-        f"env.{method}", shown, f"is what {source} returned instead of ({parts})", "Return what gymnasium 1 asks for."
+        f"env.{method}", shown, f"is what {source} returned instead of ({', '.join(parts)})", "Return what gymnasium 1 asks for."
     )
 
 

@@ -54,6 +54,7 @@ class VectorPool:
         self.spec = vector_spec_of(env)
         self.num_envs = env.num_envs
         self._env = env
+        self._door = spaces.action_door(self.spec.action_space)
         self._mode = _autoreset_mode(env)
         self._seed = seed
         self._restarts = 0
@@ -77,8 +78,7 @@ class VectorPool:
         self._resets_next[:] = False
 
     def step(self, actions: np.ndarray, t: int, buffers: StepBuffers) -> None:
-        # A copy, because an environment may write into its action, and the rollout keeps the policy's.
-        answer = self._call("step", spaces.environment_actions(self.spec.action_space, actions.copy()))
+        answer = self._call("step", self._door(actions))
         raw_obs, *results, infos = unpack("step", answer, STEP_PARTS, SOURCE)
         reward, terminated, truncated = self._read_results(results)
         done = terminated | truncated

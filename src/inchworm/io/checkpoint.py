@@ -45,8 +45,8 @@ _NUMPY_DTYPES = {
 }  # fmt: skip
 _SEAL = b',"sha256":"%s"}'
 _NAME = re.compile(r"(\d{6}|[1-9]\d{6,})(\.replaced-[0-9a-f]+)?", re.ASCII)
-_STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
-_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # What hostile files and unsuitable values can raise below and in the libraries called.
 _FAILURES = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, safetensors.SafetensorError)
 
@@ -367,13 +367,12 @@ def _parse_object(what: str, data: bytes) -> dict[str, Any]:
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"{what} holds {len(data)} bytes of JSON, more than {MAX_JSON_BYTES}")
     try:
-        text = data.decode()
         depth = 0
-        for token in _STRINGS_AND_BRACKETS.finditer(text):
-            depth += _STEPS.get(token[0], 0)
+        for bracket in _STRING.sub(b"", data).translate(None, _NO_BRACKETS):
+            depth += 1 if bracket in b"[{" else -1
             if depth > MAX_JSON_DEPTH:
                 raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}")
-        value = json.loads(text, object_pairs_hook=_unique_keys)
+        value = json.loads(data.decode(), object_pairs_hook=_unique_keys)
     except ValueError as error:
         raise ValueError(f"{what} is not good JSON: {error}") from error
     if type(value) is not dict:

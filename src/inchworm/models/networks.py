@@ -29,10 +29,13 @@ class MLP:
     def __call__(self, x: Float[AnyArray, "*batch inputs"]) -> Float[AnyArray, "*batch outputs"]:
         xp = x.__array_namespace__()
         # `dot` because between environment steps it costs NumPy half of what `@` does on a batch of one.
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = xp.dot(x, weight) + bias
-            x = xp.tanh(x) if self.activation == "tanh" else xp.maximum(x, 0.0)
-        return xp.dot(x, self.weights[-1]) + self.biases[-1]
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = xp.dot(x, weight)
+            x += bias
+            if index < last:
+                x = xp.tanh(x) if self.activation == "tanh" else xp.maximum(x, 0.0)
+        return x
 
 
 def orthogonal_mlp(

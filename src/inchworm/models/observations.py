@@ -87,11 +87,13 @@ def encode(space: spaces.Space, normalizers: Normalizers, obs: ArrayTree) -> Flo
     Box leaves are normalised if they have statistics, and flattened; Discrete ones become one-hot vectors; all
     are laid side by side.
     """
+    if isinstance(space, spaces.Box | spaces.Discrete):  # the common case, run between environment steps
+        return _encode_leaf(space, normalizers[0], obs)
     parts = [
         _encode_leaf(leaf, normalizer, value)
         for leaf, normalizer, value in zip(spaces.leaves(space), normalizers, spaces.flatten(space, obs), strict=True)
     ]
-    return parts[0] if len(parts) == 1 else parts[0].__array_namespace__().concatenate(parts, axis=-1)
+    return parts[0].__array_namespace__().concatenate(parts, axis=-1)
 
 
 def _encode_leaf(leaf: spaces.Box | spaces.Discrete, normalizer: Normalizer | None, value: AnyArray) -> AnyArray:

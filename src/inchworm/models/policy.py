@@ -30,6 +30,7 @@ class Policy:
         self._policy, self._normalizers = observations.to_numpy(
             (self.model.policy, observations.freeze(self.obs_stats))
         )
+        self._door = spaces.action_door(self.action_space)
         self._key = jax.random.key(self.seed)
         self._noise: np.ndarray = np.empty((0, 0))
         self._drawn, self._used = 0, 0
@@ -61,7 +62,7 @@ class Policy:
         )
         distribution = self._policy(features)
         own = distribution.mode() if deterministic else distribution.sample_from(self._next_noise(len(features)))
-        actions = spaces.environment_actions(self.action_space, own)
+        actions = self._door(own)
         return actions[0] if single else actions
 
     def _batch(self, obs: Any) -> tuple[list[np.ndarray], bool]:

@@ -1,0 +1,1 @@
+"""One module a library, all with the contract of :mod:`peers.protocol`."""

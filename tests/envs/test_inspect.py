@@ -1,0 +1,321 @@
+"""Each fault of an environment is found and named; a healthy environment has none."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete, MultiBinary
+from gymnasium.vector import SyncVectorEnv
+
+from inchworm.envs.inspect import Finding, Report, inspect_environment
+from inchworm.envs.source import env_source
+from inchworm.errors import ConfigError, EnvironmentContractError
+
+
+class Healthy(gymnasium.Env):
+    """Walks at random; an episode ends by itself after 3 to 8 steps."""
+
+    observation_space = Box(-5, 5, (2,), np.float32)
+    action_space = Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(3, 9))
+        return self.observe(), {}
+
+    def step(self, action):
+        self.left -= 1
+        return self.observe(), float(action[0]), self.left == 0, False, {}
+
+    def observe(self):
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32)
+
+
+def inspect(env, **settings) -> Report:
+    settings = {"steps": 30, "seconds": 1.0} | settings
+    return inspect_environment(env_source(env), **settings)
+
+
+def environment(**members):
+    """A class that differs from the healthy one in some members."""
+    return type("Faulty", (Healthy,), members)
+
+
+def answering(index, value):
+    """A class whose step returns something else at one place of its answer."""
+
+    def step(self, action):
+        answer = list(Healthy.step(self, action))
+        answer[index] = value(answer[index]) if callable(value) else value
+        return tuple(answer)
+
+    return environment(step=step)
+
+
+def observing(value):
+    """A class that returns what a function makes of the healthy observation."""
+    return environment(observe=lambda self: value(Healthy.observe(self)))
+
+
+def find(findings: tuple[Finding, ...], where: str, text: str) -> Finding:
+    """The finding about a subject whose problem has the text; fails, showing them all, if there is none."""
+    for finding in findings:
+        if finding.where == where and text in finding.problem:
+            assert finding.fix.endswith(".")
+            return finding
+    raise AssertionError(f"no {where}: {text} among {findings}")
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_a_healthy_environment_has_no_problems_and_no_warnings(env):
+    report = inspect(env, steps=300)
+    assert report.problems == report.warnings == ()
+    assert "bit for bit" in report.facts["determinism"]
+    assert report.facts["resume"].startswith("exact")
+    assert "steps/s" in report.facts["speed"]
+
+
+def test_the_healthy_environment_of_these_tests_is_healthy():
+    report = inspect(Healthy)
+    assert report.problems == report.warnings == ()
+    assert report.facts["action space"] == "Box (2,), float32, -1 to 1"
+    assert "32% is clipped" in report.facts["policy"]
+
+
+@pytest.mark.parametrize("reward", [None, "1.0", 1j, np.ones(1), [1.0]])
+def test_a_reward_that_is_no_number_is_a_problem(reward):
+    assert "float(reward)" in find(inspect(answering(1, reward)).problems, "reward", "at step 1 of episode 1").fix
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, 1e39])
+def test_a_reward_that_float32_cannot_hold_is_a_problem(reward):
+    find(inspect(answering(1, reward)).problems, "reward", "not a finite float32")
+
+
+@pytest.mark.parametrize("reward", [1, np.float32(1), np.array(1.0), np.int64(1)])
+def test_any_single_real_number_is_a_reward(reward):
+    assert inspect(answering(1, reward)).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda obs: obs[:1], "float32[1]"),
+        (lambda obs: obs[None], "float32[1, 2]"),
+        (lambda obs: obs + 0j, "complex"),
+        (lambda obs: None, "object"),
+        (lambda obs: obs * np.float32(np.nan), "is nan in number 0"),
+        (lambda obs: obs + np.array([0, np.inf], np.float32), "is inf in number 1"),
+    ],
+)
+def test_an_observation_training_cannot_use_is_a_problem(change, text):
+    find(inspect(observing(change)).problems, "observation", text)
+
+
+def test_a_discrete_observation_outside_its_space_is_a_problem():
+    faulty = environment(observation_space=Discrete(3), observe=lambda self: int(self.np_random.integers(5)))
+    find(inspect(faulty).problems, "observation", "outside [0, 2]")
+
+
+def test_whole_numbers_beyond_32_bits_are_a_problem():
+    space = Box(0, 2**40, (1,), np.int64)
+    faulty = environment(observation_space=space, observe=lambda self: self.np_random.integers(2**39, 2**40, (1,)))
+    find(inspect(faulty).problems, "observation", "not a finite int32")
+
+
+def test_an_observation_outside_its_bounds_is_a_warning_that_counts_them():
+    report = inspect(observing(lambda obs: obs + np.array([0, 10], np.float32)))
+    assert report.problems == ()
+    assert "times)" in find(report.warnings, "observation", "in number 1, outside [-5, 5]").problem
+
+
+def test_an_observation_of_another_dtype_is_a_warning():
+    find(inspect(observing(lambda obs: obs.astype(np.float64))).warnings, "observation", "is float64 where")
+
+
+def test_an_observation_written_into_after_it_was_returned_is_a_warning():
+    class Aliased(Healthy):
+        def observe(self):
+            self.buffer = getattr(self, "buffer", np.zeros(2, np.float32))
+            self.buffer[:] = super().observe()
+            return self.buffer
+
+    find(inspect(Aliased).warnings, "observation", "was written into")
+
+
+def test_an_observation_that_never_changes_is_a_warning():
+    report = inspect(observing(lambda obs: np.ones(2, np.float32)))
+    find(report.warnings, "observation", "never changed")
+    assert report.facts["observations"] == "1, 2 of 2 numbers never change"
+
+
+@pytest.mark.parametrize("flag", ["no", None, np.zeros(1, bool)])
+def test_a_flag_that_is_no_bool_is_a_problem(flag):
+    find(inspect(answering(2, flag)).problems, "terminated", "not a bool")
+
+
+def test_a_flag_that_is_a_whole_number_is_a_warning():
+    report = inspect(answering(3, int))
+    assert report.problems == ()
+    find(report.warnings, "truncated", "is int 0, not a bool")
+
+
+def test_both_flags_true_is_a_warning():
+    def step(self, action):
+        obs, reward, ended, _, info = Healthy.step(self, action)
+        return obs, reward, ended, ended, info
+
+    find(inspect(environment(step=step)).warnings, "terminated", "together with truncated")
+
+
+def test_a_time_limit_returned_as_termination_is_a_warning():
+    def reset(self, *, seed=None, options=None):
+        answer = Healthy.reset(self, seed=seed)
+        self.left = 7
+        return answer
+
+    find(inspect(environment(reset=reset)).warnings, "terminated", "exactly 7 steps in all")
+
+
+def test_a_reset_that_leaves_the_counter_is_a_problem():
+    def reset(self, *, seed=None, options=None):
+        answer = Healthy.reset(self, seed=seed)
+        self.left = 3 if seed is not None else 1
+        return answer
+
+    find(inspect(environment(reset=reset)).problems, "env.reset", "ended after one step")
+
+
+def test_an_episode_without_end_or_limit_is_a_warning():
+    find(inspect(answering(2, False)).warnings, "time limit", "no random episode ended")
+
+
+@pytest.mark.parametrize(
+    ("member", "where", "text"),
+    [
+        ({"step": lambda self, action: (self.observe(), 0.0, False, {})}, "env.step", "a tuple of 4"),
+        ({"reset": lambda self, seed=None, options=None: np.zeros(2, np.float32)}, "env.reset", "one ndarray"),
+        ({"reset": lambda self, options=None: None}, "env.reset", "TypeError"),
+        ({"step": lambda self, action: 1 / 0}, "env.step", "ZeroDivisionError: division by zero was raised"),
+        ({"close": lambda self: 1 / 0 if hasattr(self, "left") else None}, "env.close", "ZeroDivisionError"),
+    ],
+)
+def test_an_answer_of_another_form_or_an_error_is_a_problem(member, where, text):
+    find(inspect(environment(**member)).problems, where, text)
+
+
+def test_an_error_is_told_with_the_line_it_comes_from():
+    assert __file__ in find(inspect(environment(step=lambda self, action: 1 / 0)).problems, "env.step", "raised").fix
+
+
+def test_an_error_at_the_bounds_only_is_a_problem_that_says_so():
+    def step(self, action):
+        assert np.abs(action).max() < 1
+        return Healthy.step(self, action)
+
+    find(inspect(environment(step=step)).problems, "env.step", "under actions at the bounds")
+
+
+def test_an_info_that_is_no_dict_is_a_warning():
+    find(inspect(answering(4, None)).warnings, "info", "is None, not a dict")
+
+
+def test_a_second_instance_that_cannot_be_made_is_named():
+    made = []
+
+    def make():
+        made.append(Healthy())
+        if len(made) > 1:
+            raise OSError("port in use")
+        return made[0]
+
+    with pytest.raises(EnvironmentContractError, match="port in use"):
+        inspect(make)
+
+
+def test_one_object_for_all_instances_is_a_problem():
+    shared = Healthy()
+    find(inspect(lambda: shared).problems, "env", "returned the same object")
+
+
+def test_randomness_from_the_global_generator_is_a_warning_that_names_it():
+    report = inspect(observing(lambda obs: np.random.uniform(-1, 1, 2).astype(np.float32)))
+    assert "global generator was used" in find(report.warnings, "determinism", "at the reset").fix
+    assert report.facts["resume"].startswith("not exact")
+
+
+def test_randomness_of_the_reward_alone_is_told_as_such():
+    find(inspect(answering(1, lambda reward: np.random.default_rng().normal())).warnings, "determinism", "reward at")
+
+
+def test_a_seed_that_changes_nothing_is_a_warning():
+    faulty = observing(lambda obs: np.zeros(2, np.float32))
+    faulty.reset = lambda self, seed=None, options=None: Healthy.reset(self, seed=1 if seed is not None else None)
+    find(inspect(faulty).warnings, "seed", "changes nothing")
+
+
+def test_state_that_survives_resets_makes_a_resume_inexact():
+    def reset(self, *, seed=None, options=None):
+        self.age = getattr(self, "age", 0) + 1
+        return Healthy.reset(self, seed=seed)
+
+    faulty = environment(reset=reset, observe=lambda self: np.float32([self.age / 100, self.np_random.uniform()]))
+    report = inspect(faulty)
+    assert "bit for bit" in report.facts["determinism"]
+    find(report.warnings, "resume", "not exact")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (-np.inf, np.inf, "does not bound"),
+        (1, 3, "leaves out 0"),
+        (-0.1, 0.1, "so narrow"),
+        (0, 100, "so wide"),
+    ],
+)
+def test_bounds_that_do_not_suit_a_gaussian_of_deviation_one_are_a_warning(low, high, text):
+    report = inspect(environment(action_space=Box(low, high, (2,), np.float32)), normalize_return=True)
+    find(report.warnings, "action", f"[{low:g}, {high:g}], {'' if text.startswith('so') else 'which '}{text}")
+    assert len(report.warnings) == 1
+
+
+def test_a_single_action_is_a_warning():
+    faulty = environment(action_space=Discrete(1), step=lambda self, action: Healthy.step(self, [1.0]))
+    find(inspect(faulty).warnings, "action", "only one")
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e3])
+def test_rewards_far_from_one_are_a_warning_unless_they_are_normalised(scale):
+    faulty = answering(1, lambda reward: scale * reward)
+    assert "normalize_return" in find(inspect(faulty, normalize_return=False).warnings, "reward", "of size").fix
+    assert inspect(faulty, normalize_return=True).warnings == ()
+
+
+def test_rewards_that_are_all_zero_are_a_warning():
+    find(inspect(answering(1, 0.0)).warnings, "reward", "was 0 at every random step")
+
+
+def test_observations_of_very_different_size_are_a_warning_unless_they_are_normalised():
+    faulty = observing(lambda obs: obs * np.array([1, 0.001], np.float32))
+    report = inspect(faulty, normalize_observation=False)
+    assert "normalize_observation" in find(report.warnings, "observation", "numbers of size").fix
+    assert inspect(faulty).warnings == ()
+
+
+def test_large_whole_numbers_are_a_warning_because_they_are_never_normalised():
+    faulty = environment(
+        observation_space=Box(0, 999, (2,), np.int64), observe=lambda self: self.np_random.integers(0, 1000, 2)
+    )
+    find(inspect(faulty, normalize_observation=True).warnings, "observation", "unscaled")
+
+
+def test_actions_without_a_policy_are_a_problem():
+    actions = gymnasium.spaces.Dict({"left": Discrete(2), "right": Discrete(2)})
+    find(inspect(environment(action_space=actions)).problems, "action_space", "has no policy")
+    with pytest.raises(EnvironmentContractError, match="MultiBinary"):
+        inspect(environment(action_space=MultiBinary(3)))
+
+
+def test_a_vector_environment_is_refused():
+    with pytest.raises(ConfigError, match="Check one of its environments"):
+        inspect(SyncVectorEnv([Healthy, Healthy]))
