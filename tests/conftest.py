@@ -4,11 +4,14 @@ import os
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 # XLA sizes its thread pool by NPROC, and results may depend on it.
 os.environ["NPROC"] = "1"
 
 import jax
+import numpy as np
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -30,3 +33,102 @@ install_import_hook([".".join(path.with_suffix("").parts) for path in SHAPED], "
 
 settings.register_profile("inchworm", deadline=None, derandomize=True, database=None)
 settings.load_profile("inchworm")
+
+
+class RecordedUpdate(NamedTuple):
+    """One update and what its loss was given."""
+
+    config: Any
+    before: Any
+    rollout: Any
+    after: Any
+    metrics: dict[str, Any]
+    minibatches: list[Any]
+
+    def epoch(self, index: int) -> Any:
+        """The minibatches of one epoch, put together."""
+        per_epoch = len(self.minibatches) // self.config.num_epochs
+        parts = self.minibatches[index * per_epoch : (index + 1) * per_epoch]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+@pytest.fixture(scope="session")
+def act_out():
+    """A function that makes a rollout of random observations, rewards and ends, acted by a state's own policy."""
+    from inchworm import spaces
+    from inchworm.models import observations
+    from inchworm.types import Rollout
+
+    freeze = jax.jit(observations.freeze)
+
+    def act_out(state, shape: tuple[int, int], seed: int, invalid: float = 0.0) -> Rollout:
+        generator = np.random.default_rng(seed)
+        space, action_space = state.model.observation_space, state.model.action_space
+        obs, next_obs = np.float32(generator.normal(0.3, 2.0, size=(2, *shape, space.size)))
+        policy, normalizers = observations.to_numpy((state.model.policy, freeze(state.obs_stats)))
+        distribution = policy(observations.encode(space, normalizers, obs))
+        if isinstance(action_space, spaces.Discrete):
+            noise = generator.gumbel(size=(*shape, action_space.n))
+        else:
+            noise = generator.normal(size=(*shape, action_space.size))
+        action = distribution.sample_from(np.float32(noise))
+        terminated = generator.random(shape) < 0.15
+        return Rollout(
+            obs=obs,
+            first=np.zeros(shape, bool),
+            action=action.astype(np.int32) if action.dtype.kind == "i" else action,
+            mask=None,
+            log_prob=distribution.log_prob(action),
+            reward=np.float32(generator.normal(1.0, 2.0, size=shape)),
+            terminated=terminated,
+            truncated=~terminated & (generator.random(shape) < 0.15),
+            next_obs=next_obs,
+            carry=None,
+            valid=generator.random(shape) >= invalid,
+        )
+
+    return act_out
+
+
+@pytest.fixture(scope="session")
+def recorded_updates(act_out):
+    """Two iterations of PPO in a row, each with every minibatch that its loss was given, in order.
+
+    K = 3 epochs of 4 minibatches of 6 out of T N = 24 rows.
+    """
+    from unittest import mock
+
+    from inchworm import spaces
+    from inchworm.algorithms import ppo
+
+    config = ppo.PPO(
+        num_envs=3,
+        horizon=8,
+        num_epochs=3,
+        minibatch_size=6,
+        hidden_sizes=(8,),
+        gamma=0.9,
+        learning_rate=0.05,
+        normalize_observation=False,
+    )
+    spec = spaces.EnvSpec(spaces.Box((3,), "float32", -1.0, 1.0), spaces.Discrete(4))
+    algorithm = ppo.make(config, spec, 1000)
+    loss, seen = ppo._loss, []
+
+    def recording_loss(model, normalizers, minibatch, config, now):
+        jax.debug.callback(lambda batch: seen.append(jax.tree.map(np.array, batch)), minibatch, ordered=True)
+        return loss(model, normalizers, minibatch, config, now)
+
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    updates = []
+    with mock.patch.object(ppo, "_loss", recording_loss):
+        update = jax.jit(algorithm.update)
+        for seed in range(2):
+            rollout = act_out(state, (8, 3), seed)
+            after, metrics = update(state, rollout)
+            after = after._replace(iteration=after.iteration + 1)
+            jax.effects_barrier()
+            updates.append(RecordedUpdate(config, state, rollout, after, metrics, seen.copy()))
+            state = after
+            seen.clear()
+    return updates

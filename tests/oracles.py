@@ -47,9 +47,7 @@ def generalized_advantage(
     return advantage
 
 
-def monte_carlo_return(
-    reward: Any, next_value: Any, terminated: Any, truncated: Any, gamma: float
-) -> np.ndarray:
+def monte_carlo_return(reward: Any, next_value: Any, terminated: Any, truncated: Any, gamma: float) -> np.ndarray:
     """sum_k gamma^k r_{t+k} to the end of the episode or of the horizon, and there the value of what follows."""
     horizon, num_envs = np.shape(reward)
     total = np.zeros((horizon, num_envs))
@@ -162,15 +160,13 @@ def finite_difference_gradient(
 
 
 def mlp(weights: list[np.ndarray], biases: list[np.ndarray], x: np.ndarray) -> np.ndarray:
-    """A tanh network, one row and one unit at a time."""
-    rows = []
-    for row in np.asarray(x, np.float64):
-        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            row = np.array([sum(row * weight[:, unit]) + bias[unit] for unit in range(len(bias))])
-            if layer < len(weights) - 1:
-                row = np.tanh(row)
-        rows.append(row)
-    return np.array(rows)
+    """A tanh network."""
+    x = np.asarray(x, np.float64)
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        x = np.einsum("bi,ij->bj", x, np.asarray(weight, np.float64)) + np.asarray(bias, np.float64)
+        if layer < len(weights) - 1:
+            x = np.tanh(x)
+    return x
 
 
 def standardize(advantage: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -193,6 +189,8 @@ def ppo_loss(
 
     `parameters` holds the networks' `policy` and `value` as (weights, biases), and `log_std` for Gaussian policies.
     """
+    # A single-precision scalar would pull whole expressions down to its own precision.
+    batch = {name: leaf if leaf.dtype.kind == "i" else leaf.astype(np.float64) for name, leaf in batch.items()}
     outputs = mlp(*parameters["policy"], batch["obs"])
     values = mlp(*parameters["value"], batch["obs"])[:, 0]
     advantage = standardize(batch["advantage"], batch["weight"]) if normalize else batch["advantage"]

@@ -30,7 +30,11 @@ def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def check_fields(self: Any, *args: Any, **kwargs: Any) -> Any:
         fields = (*args, *kwargs.values())
-        return checked(self, *args, **kwargs) if all(isinstance(field, jax.Array | np.ndarray) for field in fields) else None
+        return (
+            checked(self, *args, **kwargs)
+            if all(isinstance(field, jax.Array | np.ndarray) for field in fields)
+            else None
+        )
 
     return check_fields
 

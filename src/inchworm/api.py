@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import threading
@@ -389,8 +390,9 @@ class _Trainer:
         """Writes a checkpoint; where that fails, training goes on and the next one may succeed."""
         arrays, document = self.collector.snapshot()
         mean_return = progress.mean_return
-        improved = mean_return is not None and (self.best is None or mean_return > self.best[1])
-        best = (progress.iteration, mean_return) if improved and mean_return is not None else self.best
+        best = self.best
+        if mean_return is not None and math.isfinite(mean_return) and (best is None or mean_return > best[1]):
+            best = (progress.iteration, mean_return)
         remembered = {
             "iteration": progress.iteration,
             "seconds": progress.seconds,
@@ -455,7 +457,7 @@ def _source_of(config: RunConfig, env: Any) -> EnvSource:
         "env",
         config.env,
         "is code of your own, which is not stored with a run",
-        f"Give it again, in Python: iw.resume(folder, env={config.env.rpartition(':')[2]}).",
+        f"Give it again: --env {config.env}, or in Python iw.resume(folder, env=...).",
     )
 
 

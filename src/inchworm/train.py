@@ -109,7 +109,6 @@ def train_loop(
         state, raw_metrics = iterate(state, rollout)
         metrics = {name: float(value) for name, value in jax.device_get(raw_metrics).items()}
         _check_invariant(metrics, before, collector)
-        _check_skips(state, metrics)
 
         now = time.monotonic()
         seconds, last_clock = max(now - last_clock, 1e-9), now
@@ -121,9 +120,16 @@ def train_loop(
         report = Iteration(progress.iteration, env_steps, config.total_steps, progress.seconds, metrics)
         told_to_stop = _tell(observers, report)
         reason = "callback" if told_to_stop else _stop_reason(config, progress) or interrupted()
-        if reason is not None or now - last_save >= config.checkpoint_seconds:
+        stuck = metrics["guard/skipped"] and int(state.skipped_in_row) >= MAX_SKIPPED_IN_ROW
+        if reason is not None or stuck or now - last_save >= config.checkpoint_seconds:
             save(state, progress)
             last_save = now
+        if stuck:
+            raise NonFiniteError(
+                f"{MAX_SKIPPED_IN_ROW} updates in a row met NaN or infinity in rewards, observations, gradients or "
+                "parameters; all were dropped and the parameters are those of the last good update. Check the "
+                "environment's rewards and observations with `inchworm check`, or lower learning_rate."
+            )
     return state, reason
 
 
@@ -163,18 +169,6 @@ def _tell(observers: list[Observer], report: Iteration) -> bool:
             name = getattr(observer, "__qualname__", type(observer).__qualname__)
             warnings.warn(f"{name} raised {type(error).__name__}: {error}. Training goes on without it.", stacklevel=2)
     return stop
-
-
-def _check_skips(state: TrainState, metrics: dict[str, float]) -> None:
-    if not metrics["guard/skipped"]:
-        return
-    in_row = int(state.skipped_in_row)
-    if in_row >= MAX_SKIPPED_IN_ROW:
-        raise NonFiniteError(
-            f"{in_row} updates in a row met NaN or infinity in rewards, observations, gradients or parameters; all "
-            "were dropped and the parameters are those of the last good update. Check the environment's rewards and "
-            "observations (`inchworm check`), or lower learning_rate."
-        )
 
 
 def _check_invariant(metrics: dict[str, float], before: TrainState, collector: Collector) -> None:

@@ -475,6 +475,20 @@ def test_hidden_state_that_only_rewards_show_is_told_and_starts_anew(moment):
         np.testing.assert_array_equal(obs[0][index], expected)
 
 
+def test_hidden_state_that_only_observations_show_is_told():
+    class Drifting(Toy):
+        age = 0
+
+        def step(self, action):
+            self.age += 1
+            obs, *rest = super().step(action)
+            return obs + np.float32([0, self.age]), *rest
+
+    pool = GymnasiumPool(Drifting, 1, 0)
+    play(pool, 13)
+    assert len(restored(Drifting, 1, 0, pool.snapshot())[3]) == 1
+
+
 def test_hidden_state_that_only_flags_show_is_told():
     class LongLived(Toy):
         lives = 0

@@ -208,6 +208,17 @@ def vector_pool(factory, mode, **kwargs):
     return VectorPool(SyncVectorEnv([factory] * NUM_ENVS, autoreset_mode=mode, **kwargs), 5)
 
 
+class Changed(VectorWrapper):
+    """A vector environment whose answers to `step` are changed by a function."""
+
+    def __init__(self, env, change):
+        super().__init__(env)
+        self.change = change
+
+    def step(self, actions):
+        return self.change(*self.env.step(actions))
+
+
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("factory", FACTORIES, ids=NAMES)
 def test_every_autoreset_mode_gives_the_transitions_values_and_advantages_of_a_list(factory, mode, listed):
@@ -247,6 +258,14 @@ def test_a_next_step_reset_row_is_marked_and_its_obs_is_the_final_observation():
     np.testing.assert_array_equal(rows["obs.0"][1:][~rows["valid"][1:]], rows["next_obs.0"][:-1][done[:-1]])
     after_reset_row = np.concatenate([np.ones((1, NUM_ENVS), bool), ~rows["valid"][:-1]])
     np.testing.assert_array_equal(rows["first"], after_reset_row)
+
+
+def test_a_reward_of_a_reset_row_counts_for_nothing():
+    def generous(obs, reward, terminated, truncated, infos):
+        return obs, reward + 1.0, terminated, truncated, infos
+
+    rows = play(VectorPool(Changed(SyncVectorEnv([short_cartpole] * NUM_ENVS), generous), 5))
+    np.testing.assert_array_equal(rows["reward"], np.where(rows["valid"], 2.0, 0.0))
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
@@ -328,17 +347,6 @@ def test_a_missing_mode_is_refused():
     del env.metadata["autoreset_mode"]
     with pytest.raises(EnvironmentContractError, match=r"autoreset_mode.* = None.*NextStep, SameStep, Disabled"):
         VectorPool(env, 0)
-
-
-class Changed(VectorWrapper):
-    """A vector environment whose answers to `step` are changed by a function."""
-
-    def __init__(self, env, change):
-        super().__init__(env)
-        self.change = change
-
-    def step(self, actions):
-        return self.change(*self.env.step(actions))
 
 
 def without_final(obs, reward, terminated, truncated, infos):

@@ -125,7 +125,12 @@ def unstopped(request, tmp_path_factory):
     second = run(request.param, folder, name="second")
     assert first.summary["parameters_sha256"] == second.summary["parameters_sha256"], "same seed, other parameters"
     summary = second.summary
-    return request.param, summary["parameters_sha256"], summary["iterations"], summary["seconds"] / summary["iterations"]
+    return (
+        request.param,
+        summary["parameters_sha256"],
+        summary["iterations"],
+        summary["seconds"] / summary["iterations"],
+    )
 
 
 def test_stopping_at_random_instants_changes_no_bit(unstopped, tmp_path, capsys):

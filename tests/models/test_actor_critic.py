@@ -85,9 +85,7 @@ def test_observations_are_normalised_at_the_entry(choice):
     by_hand = (3 * OBS + 1 - np.float32([1, 2, 3])) * np.float32([0.5, 1, 2])
     assert np.abs(by_hand).max() > observations.OBSERVATION_CLIP
     by_hand = np.clip(by_hand, -5, 5)
-    np.testing.assert_array_equal(
-        act(choice, normalizers, 3 * OBS + 1).logits, act(choice, NO_STATS, by_hand).logits
-    )
+    np.testing.assert_array_equal(act(choice, normalizers, 3 * OBS + 1).logits, act(choice, NO_STATS, by_hand).logits)
     np.testing.assert_array_equal(values(choice, normalizers, 3 * OBS + 1), values(choice, NO_STATS, by_hand))
 
 

@@ -95,9 +95,7 @@ def test_only_float_boxes_have_statistics():
 
 
 def test_normalised_leaves_keep_their_place_among_the_others():
-    stats = absorb(
-        observations.empty_stats(MIXED, True), MIXED, MIXED_OBS, np.ones(2, np.float32)
-    )
+    stats = absorb(observations.empty_stats(MIXED, True), MIXED, MIXED_OBS, np.ones(2, np.float32))
     features = np.asarray(encode(MIXED, freeze(stats), MIXED_OBS))
     # Two samples lie one deviation below and above their mean.
     np.testing.assert_allclose(features[:, :4], [[-1] * 4, [1] * 4], rtol=1e-6)

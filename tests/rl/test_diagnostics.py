@@ -37,7 +37,9 @@ def test_standardized_rows_have_mean_zero_and_population_deviation_one():
 
 def test_rows_that_are_all_alike_standardize_to_zero():
     np.testing.assert_array_equal(standardize(np.full(4, 7, np.float32), np.ones(4, np.float32)), np.zeros(4))
-    np.testing.assert_array_equal(standardize(np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)), np.zeros((2, 2)))
+    np.testing.assert_array_equal(
+        standardize(np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)), np.zeros((2, 2))
+    )
 
 
 def test_clip_fraction_counts_ratios_outside_the_range_among_the_rows_that_count():

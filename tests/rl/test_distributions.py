@@ -53,7 +53,9 @@ def gaussian():
 
 
 def test_categorical_log_prob_is_that_of_the_softmax(categorical):
-    expected = [scipy.stats.rv_discrete(values=(range(4), p)).logpmf(a) for p, a in zip(oracles.softmax(LOGITS), CHOICES)]
+    expected = [
+        scipy.stats.rv_discrete(values=(range(4), p)).logpmf(a) for p, a in zip(oracles.softmax(LOGITS), CHOICES)
+    ]
     np.testing.assert_allclose(categorical["log_prob"], expected, rtol=1e-5)
 
 
@@ -136,7 +138,9 @@ def test_entropy_and_kl_are_means_over_samples(case):
 
 def test_categorical_samples_have_the_frequencies_of_the_softmax():
     noise = Categorical.draw_noise(jax.random.key(1), (NUM_SAMPLES, 4))
-    frequency = np.bincount(np.asarray(Categorical(jnp.asarray(LOGITS[0])).sample_from(noise)), minlength=4) / NUM_SAMPLES
+    frequency = (
+        np.bincount(np.asarray(Categorical(jnp.asarray(LOGITS[0])).sample_from(noise)), minlength=4) / NUM_SAMPLES
+    )
     p = oracles.softmax(LOGITS[0])
     assert (np.abs(frequency - p) < SIGMAS * np.sqrt(p * (1 - p) / NUM_SAMPLES)).all()
 

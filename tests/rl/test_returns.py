@@ -92,9 +92,7 @@ def test_a_terminated_step_has_no_future_and_a_truncated_one_keeps_its_own():
 def test_both_flags_mean_terminated():
     block = oracles.patterns(3, SHAPE)
     both = advantage_of(**{**block, "truncated": block["terminated"] | block["truncated"]}, gamma=0.9, gae_lambda=0.9)
-    once = advantage_of(
-        **{**block, "truncated": block["truncated"] & ~block["terminated"]}, gamma=0.9, gae_lambda=0.9
-    )
+    once = advantage_of(**{**block, "truncated": block["truncated"] & ~block["terminated"]}, gamma=0.9, gae_lambda=0.9)
     np.testing.assert_array_equal(both, once)
 
 
@@ -154,9 +152,7 @@ def test_two_rollouts_give_the_return_so_far_of_one_twice_as_long():
     whole, end = return_of(block["reward"], done, block["valid"], jnp.zeros(3), 0.9)
     halves, carried = [], jnp.zeros(3)
     for part in (slice(0, 4), slice(4, 8)):
-        totals, carried = return_of(
-            block["reward"][part], done[part], block["valid"][part], carried, 0.9
-        )
+        totals, carried = return_of(block["reward"][part], done[part], block["valid"][part], carried, 0.9)
         halves.append(totals)
     np.testing.assert_array_equal(np.concatenate(halves), whole)
     np.testing.assert_array_equal(carried, end)

@@ -12,7 +12,7 @@ import tyro
 
 from inchworm.api import configure_jax, preset_name
 from inchworm.checks import check_integer
-from inchworm.cli.train import _env_kwargs
+from inchworm.cli.train import read_env_kwargs
 from inchworm.config import PRESETS, Preset
 from inchworm.envs.inspect import Report, inspect_environment
 from inchworm.envs.source import env_source
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     configure_jax()
     with _silence():
         try:
-            source = env_source(options.env, _env_kwargs(options.env_kwargs))
+            source = env_source(options.env, read_env_kwargs(options.env_kwargs))
         except InchwormError:
             raise
         except Exception as error:

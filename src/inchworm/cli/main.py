@@ -58,12 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"error: {command} is no command{did_you_mean(command, COMMANDS)}. See inchworm --help.", file=sys.stderr)
         return 2
-    if not debug:
-        warnings.showwarning = _show_warning
     # A user's own module:factory is looked for where the command is run, as `python -m` would.
     sys.path.insert(0, os.getcwd())
     try:
-        return importlib.import_module(f"inchworm.cli.{command}").main(arguments[1:])
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _show_warning
+            return importlib.import_module(f"inchworm.cli.{command}").main(arguments[1:])
     except InchwormError as error:
         if debug:
             traceback.print_exc()

@@ -19,7 +19,7 @@ from inchworm.io.progress import describe, format_seconds
 from inchworm.rl.schedules import Scalar, Schedule, check_scalar
 
 
-def _env_kwargs(text: str) -> dict[str, Any]:
+def read_env_kwargs(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError:
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
         options.ppo,
         total_steps=options.total_steps,
         seed=options.seed,
-        env_kwargs=_env_kwargs(options.env_kwargs),
+        env_kwargs=read_env_kwargs(options.env_kwargs),
         out=options.out,
         name=options.name,
         stop_return=options.stop_return,
@@ -126,7 +126,7 @@ def _parse(arguments: list[str]) -> Options:
         check_choice("preset", preset, PRESETS)
     elif named is not None:
         kwargs = _value_of("--env-kwargs", arguments)
-        preset = preset_name(env_source(named, _env_kwargs(kwargs) if kwargs else {}))
+        preset = preset_name(env_source(named, read_env_kwargs(kwargs) if kwargs else {}))
     chosen = PRESETS[preset or "paper"]
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_scalar_rule)

@@ -122,9 +122,14 @@ class ObservationReader:
         Raises:
             EnvironmentContractError: it does not fit the space; the message names `source`, which returned it.
         """
-        if self._single and type(observation) is np.ndarray:  # the common case, run at every environment step
-            if observation.shape == self._shapes[0] and observation.dtype.kind in self._kinds[0]:
-                return [observation]
+        # The common case first: this runs at every environment step.
+        if (
+            self._single
+            and type(observation) is np.ndarray
+            and observation.shape == self._shapes[0]
+            and observation.dtype.kind in self._kinds[0]
+        ):
+            return [observation]
         try:
             leaves = [np.asarray(leaf) for leaf in spaces.flatten(self._space, observation)]
         except (LookupError, TypeError, ValueError) as error:
@@ -162,7 +167,10 @@ def unpack(method: str, answer: Any, parts: tuple[str, ...], source: str) -> tup
         return answer
     shown = f"a tuple of {len(answer)}" if isinstance(answer, tuple) else f"one {type(answer).__name__}"
     raise EnvironmentContractError(
-        f"env.{method}", shown, f"is what {source} returned instead of ({', '.join(parts)})", "Return what gymnasium 1 asks for."
+        f"env.{method}",
+        shown,
+        f"is what {source} returned instead of ({', '.join(parts)})",
+        "Return what gymnasium 1 asks for.",
     )
 
 

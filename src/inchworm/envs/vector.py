@@ -9,6 +9,7 @@ Gymnasium calls that way the autoreset mode (https://farama.org/Vector-Autoreset
 The transitions are the same in all three, and the same as those of a list of such environments.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,12 +66,13 @@ class VectorPool:
 
     def reset(self, obs: list[np.ndarray]) -> None:
         seeds = [environment_seed(self._seed, index, self._restarts) for index in range(self.num_envs)]
+        start: Callable[..., Any] = self._env.reset
         try:
-            answer = self._env.reset(seed=seeds)
+            answer = start(seed=seeds)
         except Exception as error:
             try:
                 # Environments that are stepped as one array have one generator, and take one seed.
-                answer = self._env.reset(seed=seeds[0])
+                answer = start(seed=seeds[0])
             except Exception:
                 raise raised_error("reset", error, SOURCE) from error
         raw_obs, _ = unpack("reset", answer, RESET_PARTS, SOURCE)
@@ -93,7 +95,7 @@ class VectorPool:
             case AutoresetMode.NEXT_STEP:
                 first, self._resets_next = self._resets_next, done
             case AutoresetMode.SAME_STEP:
-                for index in np.flatnonzero(done):
+                for index in np.flatnonzero(done).tolist():
                     write(next_obs, index, self._final_observation(infos, index))
             case AutoresetMode.DISABLED if done.any():
                 answer = self._call("reset", options={"reset_mask": done.copy()})

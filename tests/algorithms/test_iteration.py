@@ -1,0 +1,232 @@
+"""What surrounds every update: blanked rows, reward scaling, statistics in their order, and the finite guard."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from inchworm.algorithms import ppo
+from inchworm.algorithms.iteration import make_iteration
+from inchworm.algorithms.ppo import PPO
+from inchworm.algorithms.state import Algorithm, TrainState, zero
+from inchworm.models import observations
+from inchworm.numerics import running_stats
+from inchworm.numerics.tree import fingerprint
+from inchworm.rl.schedules import Schedule
+from inchworm.spaces import Box, EnvSpec
+
+SHAPE = (8, 4)
+GAMMA = Schedule(0.9, 0.9)
+OBSERVATION = Box((3,), "float32", -1.0, 1.0)
+SPEC = EnvSpec(OBSERVATION, Box((2,), "float32", -1.0, 1.0))
+CONFIG = PPO(
+    num_envs=4, horizon=8, num_epochs=1, minibatch_size=16, hidden_sizes=(8,), gamma=0.9, normalize_return=True
+)
+COUNTERS = {"iteration", "skipped", "skipped_in_row"}
+
+
+def witness(state: TrainState, rollout) -> tuple[TrainState, dict]:
+    """An update that learns nothing and keeps what it saw in place of a model."""
+    seen = {
+        "reward": rollout.reward,
+        "obs": rollout.obs,
+        "obs_stats": state.obs_stats,
+        "return_std": state.return_stats.std,
+        "add": state.model["add"],
+    }
+    # NaN or infinity can be planted into what the update makes.
+    opt_state = state.opt_state + state.model["add"][0]
+    return state._replace(model=seen, opt_state=opt_state), {"metric": state.model["add"][1]}
+
+
+def witness_state(add: tuple[float, float] = (0.0, 0.0)) -> TrainState:
+    model = {
+        "reward": jnp.zeros(SHAPE),
+        "obs": jnp.zeros((*SHAPE, 3)),
+        "obs_stats": observations.empty_stats(OBSERVATION, True),
+        "return_std": jnp.zeros(()),
+        "add": jnp.array(add),
+    }
+    return TrainState(
+        model=model,
+        opt_state=jnp.zeros(()),
+        obs_stats=observations.empty_stats(OBSERVATION, True),
+        return_stats=running_stats.empty(()),
+        discounted_return=jnp.zeros(SHAPE[1]),
+        key=jax.random.key(0),
+        iteration=zero(),
+        skipped=zero(),
+        skipped_in_row=zero(),
+    )
+
+
+@pytest.fixture(scope="module")
+def iterate_witness():
+    return jax.jit(make_iteration(Algorithm(witness_state, witness), SPEC, True, GAMMA))
+
+
+@pytest.fixture(scope="module")
+def ppo_state():
+    return jax.jit(ppo.make(CONFIG, SPEC, 1000).init)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def iterate():
+    return jax.jit(make_iteration(ppo.make(CONFIG, SPEC, 1000), SPEC, True, GAMMA))
+
+
+@pytest.fixture(scope="module")
+def rollouts(ppo_state, act_out):
+    return [act_out(ppo_state, SHAPE, seed, invalid=0.2) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def trained(ppo_state, iterate, rollouts):
+    """A state with statistics and optimiser moments, and a rollout acted by it."""
+    state, _ = iterate(ppo_state, rollouts[0])
+    return state
+
+
+@pytest.fixture(scope="module")
+def fresh_rollout(trained, act_out):
+    return act_out(trained, SHAPE, seed=9, invalid=0.2)
+
+
+def clean(rollout):
+    """The rollout with zeros where rows are no transition."""
+    return rollout._replace(reward=np.where(rollout.valid, rollout.reward, 0.0).astype(np.float32))
+
+
+def held(state: TrainState) -> str:
+    """Fingerprint of all but the counters."""
+    return fingerprint({name: value for name, value in state._asdict().items() if name not in COUNTERS})
+
+
+def test_rewards_are_scaled_by_statistics_that_have_already_taken_them_in(iterate_witness, rollouts):
+    state, totals, start = witness_state(), [], np.zeros(SHAPE[1])
+    for rollout in rollouts:
+        state, _ = iterate_witness(state, rollout)
+        done = rollout.terminated | rollout.truncated
+        so_far, start = oracles.discounted_return_so_far(rollout.reward, done, rollout.valid, start, 0.9)
+        totals.append(so_far[rollout.valid])
+        std = np.concatenate(totals).std()
+        np.testing.assert_allclose(state.model["return_std"], std, rtol=1e-5)
+        np.testing.assert_allclose(state.model["reward"], clean(rollout).reward / std, rtol=1e-4)
+        np.testing.assert_allclose(state.discounted_return, start, rtol=1e-4, atol=1e-5)
+
+
+def test_scaled_rewards_are_clipped_at_ten(iterate_witness, rollouts):
+    rollout = clean(rollouts[0])
+    reward = np.zeros(SHAPE, np.float32)
+    first = tuple(np.argwhere(rollout.valid)[0])
+    reward[first] = 1e6
+    state, _ = iterate_witness(witness_state(), rollout._replace(reward=reward, terminated=np.ones(SHAPE, bool)))
+    # One of the n valid returns is x and the others 0: its deviation is x sqrt(n - 1) / n.
+    n = rollout.valid.sum()
+    assert state.model["reward"][first] == pytest.approx(min(n / np.sqrt(n - 1), 10), rel=1e-4)
+    huge = state._replace(return_stats=running_stats.RunningStats(*(jnp.float32(x) for x in (1e6, 0, 1e-2))))
+    state, _ = iterate_witness(huge, rollout._replace(reward=np.sign(rollout.reward)))
+    np.testing.assert_allclose(np.abs(state.model["reward"])[rollout.valid], 10, rtol=1e-6)
+
+
+def test_without_scaling_rewards_reach_the_update_as_they_are(rollouts):
+    iterate = make_iteration(Algorithm(witness_state, witness), SPEC, False, GAMMA)
+    state, _ = jax.jit(iterate)(witness_state(), rollouts[0])
+    np.testing.assert_array_equal(state.model["reward"], clean(rollouts[0]).reward)
+    assert state.return_stats.count == 0
+
+
+def test_observation_statistics_change_only_after_the_update(iterate_witness, rollouts):
+    state, parts, weights = witness_state(), [], []
+    for rollout in rollouts:
+        before = fingerprint(state.obs_stats)
+        state, _ = iterate_witness(state, rollout)
+        assert fingerprint(state.model["obs_stats"]) == before
+        parts.append(rollout.obs.reshape(-1, 3))
+        weights.append(rollout.valid.ravel())
+        count, mean, variance = oracles.stream_moments(parts, weights)
+        assert state.obs_stats[0].count == count
+        np.testing.assert_allclose(state.obs_stats[0].mean, mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(state.obs_stats[0].variance, variance, rtol=1e-4)
+
+
+def test_the_update_sees_raw_observations_and_blanks_where_there_is_no_transition(iterate_witness, rollouts):
+    state, _ = iterate_witness(witness_state(), rollouts[0])
+    valid = rollouts[0].valid[..., None]
+    np.testing.assert_array_equal(state.model["obs"], np.where(valid, rollouts[0].obs, 0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("field", ["obs", "next_obs", "reward", "log_prob", "action"])
+def test_one_bad_number_in_the_rollout_leaves_everything_bit_for_bit(iterate, trained, fresh_rollout, field, bad):
+    row = tuple(np.argwhere(fresh_rollout.valid)[5])
+    poisoned = getattr(fresh_rollout, field).copy()
+    poisoned[row if poisoned.ndim == 2 else (*row, 0)] = bad
+    after, metrics = iterate(trained, fresh_rollout._replace(**{field: poisoned}))
+    assert held(after) == held(trained)
+    assert metrics["guard/skipped"] == 1
+    assert (after.iteration, after.skipped, after.skipped_in_row) == (trained.iteration + 1, 1, 1)
+
+
+@pytest.mark.parametrize("add", [(np.nan, 0.0), (np.inf, 0.0), (0.0, np.nan)], ids=["state", "infinity", "metric"])
+def test_a_bad_number_made_by_the_update_leaves_everything_bit_for_bit(iterate_witness, rollouts, add):
+    state = witness_state(add)
+    # What is planted waits in the optimiser's summand, not in the state that the guard compares.
+    after, metrics = iterate_witness(state, rollouts[0])
+    assert held(after) == held(state)
+    assert (metrics["guard/skipped"], after.skipped) == (1, 1)
+
+
+def test_a_good_update_moves_parameters_optimiser_and_statistics_and_is_not_counted(iterate, trained, fresh_rollout):
+    after, metrics = iterate(trained, fresh_rollout)
+    for field in ("model", "opt_state", "obs_stats", "return_stats", "discounted_return"):
+        assert fingerprint(getattr(after, field)) != fingerprint(getattr(trained, field)), field
+    assert fingerprint(after.key) == fingerprint(trained.key)
+    assert metrics["guard/skipped"] == 0
+    assert (after.iteration, after.skipped, after.skipped_in_row) == (trained.iteration + 1, 0, 0)
+
+
+def test_skips_are_counted_in_all_and_in_a_row(iterate_witness, rollouts):
+    bad = rollouts[0]._replace(reward=np.full(SHAPE, np.nan, np.float32), valid=np.ones(SHAPE, bool))
+    state, counts = witness_state(), []
+    for rollout in (bad, bad, rollouts[0], bad):
+        state, _ = iterate_witness(state, rollout)
+        counts.append((int(state.iteration), int(state.skipped), int(state.skipped_in_row)))
+    assert counts == [(1, 1, 1), (2, 2, 2), (3, 2, 0), (4, 3, 1)]
+
+
+def garbage(array: np.ndarray, valid: np.ndarray, value: float) -> np.ndarray:
+    return np.where(valid.reshape(valid.shape + (1,) * (array.ndim - 2)), array, array.dtype.type(value))
+
+
+NOT_BLANKED = pytest.mark.xfail(strict=True, reason="iteration._blank_invalid_rows leaves the action as it is")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "fields", [["obs", "next_obs", "reward", "log_prob"], pytest.param(["action"], marks=NOT_BLANKED)], ids=",".join
+)
+def test_rows_that_are_no_transition_may_hold_anything(iterate, trained, fresh_rollout, fields, value):
+    zeros, filled = (
+        fresh_rollout._replace(**{f: garbage(getattr(fresh_rollout, f), fresh_rollout.valid, v) for f in fields})
+        for v in (0.0, value)
+    )
+    assert not fresh_rollout.valid.all()
+    expected, expected_metrics = iterate(trained, zeros)
+    found, metrics = iterate(trained, filled)
+    assert metrics["guard/skipped"] == 0
+    assert fingerprint(found) == fingerprint(expected)
+    assert fingerprint(metrics) == fingerprint(expected_metrics)
+
+
+def test_flags_of_rows_that_are_no_transition_do_not_matter(iterate, trained, fresh_rollout):
+    flipped = {f: np.where(fresh_rollout.valid, getattr(fresh_rollout, f), True) for f in ("terminated", "truncated")}
+    expected, _ = iterate(trained, fresh_rollout._replace(**{f: v & fresh_rollout.valid for f, v in flipped.items()}))
+    found, _ = iterate(trained, fresh_rollout._replace(**flipped))
+    assert fingerprint(found) == fingerprint(expected)
+
+
+def test_the_same_state_and_rollout_give_the_same_result_bit_for_bit(iterate, trained, fresh_rollout):
+    first, second = (iterate(trained, fresh_rollout) for _ in range(2))
+    assert fingerprint(first) == fingerprint(second)

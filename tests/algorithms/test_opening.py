@@ -1,0 +1,136 @@
+"""What the old parameters say about a rollout, against oracles."""
+
+import jax
+import numpy as np
+import oracles
+import pytest
+
+from inchworm.algorithms import ppo
+from inchworm.algorithms.opening import opening_pass
+from inchworm.algorithms.ppo import PPO
+from inchworm.models import observations
+from inchworm.models.observations import Normalizer
+from inchworm.spaces import Box, Discrete, EnvSpec
+
+SPEC = EnvSpec(Box((3,), "float32", -1.0, 1.0), Discrete(4))
+SHAPE = (8, 3)
+GAMMA, LAMBDA = 0.9, 0.8
+NORMALIZERS = (Normalizer(np.float32([0.3, -0.1, 0.5]), np.float32([0.5, 0.4, 0.6])),)
+
+opened = jax.jit(opening_pass)
+
+
+@pytest.fixture(scope="module")
+def state():
+    config = PPO(num_envs=SHAPE[1], horizon=SHAPE[0], minibatch_size=24, hidden_sizes=(8,), normalize_observation=False)
+    return jax.jit(ppo.make(config, SPEC, 1000).init)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def rollout(state, act_out):
+    rollout = act_out(state, SHAPE, seed=0, invalid=0.15)
+    policy = observations.to_numpy(state.model.policy)
+    log_prob = policy(observations.encode(SPEC.observation_space, NORMALIZERS, rollout.obs)).log_prob(rollout.action)
+    assert rollout.terminated.any()
+    assert rollout.truncated.any()
+    assert not rollout.valid.all()
+    return rollout._replace(log_prob=log_prob)
+
+
+@pytest.fixture(scope="module")
+def opening(state, rollout):
+    return opened(state.model, NORMALIZERS, rollout, GAMMA, LAMBDA)
+
+
+def features(obs: np.ndarray) -> np.ndarray:
+    normalizer = NORMALIZERS[0]
+    return np.clip((obs.reshape(-1, 3) - normalizer.mean) * normalizer.inverse_std, -5, 5)
+
+
+def oracle_value(state, obs: np.ndarray) -> np.ndarray:
+    network = state.model.value
+    return oracles.mlp(network.weights, network.biases, features(obs))[:, 0].reshape(SHAPE)
+
+
+def test_advantages_are_the_double_sum_over_the_values_of_both_observations(state, rollout, opening):
+    batch, _, _ = opening
+    expected = oracles.generalized_advantage(
+        rollout.reward,
+        oracle_value(state, rollout.obs),
+        oracle_value(state, rollout.next_obs),
+        rollout.terminated,
+        rollout.truncated,
+        rollout.valid,
+        GAMMA,
+        LAMBDA,
+    )
+    np.testing.assert_allclose(batch.advantage, expected.ravel(), atol=1e-5)
+
+
+def test_returns_are_advantage_plus_value(state, rollout, opening):
+    batch, _, _ = opening
+    np.testing.assert_allclose(batch.value, oracle_value(state, rollout.obs).ravel(), atol=1e-5)
+    np.testing.assert_allclose(batch.returns, np.asarray(batch.advantage) + batch.value, atol=1e-6)
+
+
+def test_every_field_of_a_row_is_that_of_one_transition(rollout, opening):
+    batch, _, _ = opening
+    np.testing.assert_array_equal(batch.obs, rollout.obs.reshape(24, 3))
+    for name in ("action", "log_prob"):
+        np.testing.assert_array_equal(getattr(batch, name), getattr(rollout, name).ravel())
+    np.testing.assert_array_equal(batch.weight, rollout.valid.ravel())
+
+
+def test_the_old_distribution_is_that_of_every_row(state, rollout, opening):
+    _, old, _ = opening
+    network = state.model.policy.network
+    logits = oracles.mlp(network.weights, network.biases, features(rollout.obs))
+    np.testing.assert_allclose(old.logits.reshape(24, 4), logits, atol=1e-5)
+
+
+def test_the_policy_that_acted_starts_at_ratio_one(opening):
+    _, _, metrics = opening
+    assert metrics["policy/log_ratio_at_start"] < 1e-5
+    assert metrics["policy/log_ratio_tolerance"] == pytest.approx(1e-4)
+
+
+def test_one_wrong_stored_log_prob_shows_in_the_log_ratio_at_start(state, rollout):
+    row = tuple(np.argwhere(rollout.valid)[3])
+    log_prob = rollout.log_prob.copy()
+    log_prob[row] -= 0.01
+    _, _, metrics = opened(state.model, NORMALIZERS, rollout._replace(log_prob=log_prob), GAMMA, LAMBDA)
+    assert metrics["policy/log_ratio_at_start"] == pytest.approx(0.01, rel=1e-2)
+    assert metrics["policy/log_ratio_at_start"] > metrics["policy/log_ratio_tolerance"]
+
+
+def test_the_log_ratio_of_a_row_that_is_no_transition_does_not_count(state, rollout):
+    log_prob = np.where(rollout.valid, rollout.log_prob, 7.0).astype(np.float32)
+    _, _, metrics = opened(state.model, NORMALIZERS, rollout._replace(log_prob=log_prob), GAMMA, LAMBDA)
+    assert metrics["policy/log_ratio_at_start"] < 1e-5
+
+
+def test_what_follows_a_termination_is_never_read_and_what_follows_a_truncation_is(state, rollout, opening):
+    batch, _, _ = opening
+    for name, changes in (("terminated", False), ("truncated", True)):
+        ends = getattr(rollout, name) & rollout.valid
+        moved = np.where(ends[..., None], rollout.next_obs + 1, rollout.next_obs).astype(np.float32)
+        other, _, _ = opened(state.model, NORMALIZERS, rollout._replace(next_obs=moved), GAMMA, LAMBDA)
+        assert (np.asarray(other.advantage) != np.asarray(batch.advantage)).any() == changes
+
+
+def test_explained_variance_is_that_of_the_values_over_the_valid_rows(opening):
+    batch, _, metrics = opening
+    counted = np.asarray(batch.weight) > 0
+    returns, value = (np.asarray(each, np.float64)[counted] for each in (batch.returns, batch.value))
+    expected = 1 - np.var(returns - value) / np.var(returns)
+    assert metrics["value/explained_variance"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_nothing_of_the_opening_carries_a_gradient(state, rollout):
+    def total(model):
+        batch, old, _ = opening_pass(model, NORMALIZERS, rollout, GAMMA, LAMBDA)
+        return batch.advantage.sum() + batch.returns.sum() + batch.value.sum() + old.logits.sum()
+
+    rollout = jax.tree.map(jax.numpy.asarray, rollout)
+    gradient = jax.jit(jax.grad(total))(state.model)
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))

@@ -1,0 +1,407 @@
+"""PPO's loss and update against a NumPy oracle and finite differences, and its settings."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import oracles
+import pytest
+
+from inchworm import spaces
+from inchworm.algorithms import ppo
+from inchworm.algorithms.ppo import PPO
+from inchworm.errors import ConfigError, UnsupportedSpaceError
+from inchworm.models import observations
+from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.observations import Normalizer
+from inchworm.rl.schedules import Schedule
+from inchworm.spaces import EnvSpec
+from inchworm.types import Batch
+
+OBSERVATION = spaces.Box((3,), "float32", -1.0, 1.0)
+CHOICE = EnvSpec(OBSERVATION, spaces.Discrete(4))
+VECTOR = EnvSpec(OBSERVATION, spaces.Box((2,), "float32", -1.0, 1.0))
+NORMALIZERS = (Normalizer(np.float32([0.3, -0.1, 0.5]), np.float32([0.5, 2.0, 0.6])),)
+
+init_model = jax.jit(ActorCritic.init, static_argnums=(1, 2))
+loss_and_gradient = jax.jit(jax.value_and_grad(ppo._loss, has_aux=True), static_argnums=3)
+
+
+def doubles(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def oracle_parameters(model: Any) -> dict[str, Any]:
+    networks = {"policy": model.policy.network, "value": model.value}
+    parameters = {name: (network.weights, network.biases) for name, network in networks.items()}
+    if hasattr(model.policy.head, "log_std"):
+        parameters["log_std"] = model.policy.head.log_std
+    return parameters
+
+
+def oracle_gradient(model: Any, batch: dict[str, np.ndarray], **settings: Any) -> Any:
+    """Finite differences of the oracle's loss by every parameter."""
+    leaves, structure = jax.tree.flatten(doubles(model))
+
+    def loss_with(index: int, leaf: np.ndarray) -> float:
+        changed = jax.tree.unflatten(structure, [*leaves[:index], leaf, *leaves[index + 1 :]])
+        return oracles.ppo_loss(oracle_parameters(changed), batch, **settings)
+
+    gradients = [
+        oracles.finite_difference_gradient(lambda x, i=i: loss_with(i, x), leaf) for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, gradients)
+
+
+def assert_trees_close(found: Any, expected: Any, atol: float) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+        twin = dict(jax.tree_util.tree_leaves_with_path(expected))[path]
+        np.testing.assert_allclose(leaf, twin, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+
+# Ratio and advantage of each row: every case of the clip, away from its kinks, at the paper's range and at 0.1.
+ROWS = [
+    (1.5, 2.0),
+    (1.05, 1.0),
+    (0.94, 0.5),
+    (0.5, 1.5),
+    (1.4, -1.0),
+    (1.06, -2.0),
+    (0.93, -0.7),
+    (0.6, -1.2),
+    (3.0, 9.0),
+]
+WEIGHT = np.float32([1, 1, 1, 1, 1, 1, 1, 1, 0])
+# New value minus old value, and target minus old value: moved within a range of 0.2, past it towards, and past it away.
+VALUE_MOVES = [
+    (0.1, 1.0),
+    (0.5, 1.0),
+    (0.5, -1.0),
+    (-0.5, 1.0),
+    (-0.5, -1.0),
+    (0.1, -1.0),
+    (-0.1, 0.3),
+    (0.4, 0.1),
+    (2.0, 9.0),
+]
+
+
+@pytest.fixture(scope="module", params=[CHOICE, VECTOR], ids=["choice", "vector"])
+def hand_made(request):
+    """A model with sizeable parameters, and a batch around it with every case of the clips."""
+    model = init_model(jax.random.key(0), request.param, (4,))
+    generator = np.random.default_rng(0)
+    model = jax.tree.map(lambda leaf: np.float32(leaf + 0.4 * generator.normal(size=leaf.shape)), model)
+    obs = np.float32(generator.normal(size=(len(ROWS), 3)))
+    policy, normalizers = observations.to_numpy((model.policy, NORMALIZERS))
+    features = observations.encode(OBSERVATION, normalizers, obs)
+    distribution = policy(features)
+    size = 4 if request.param is CHOICE else 2
+    action = distribution.sample_from(np.float32(generator.gumbel(size=(len(ROWS), size))))
+    value = model.value(features)[:, 0]
+    ratio, advantage = np.float32(ROWS).T
+    moved, target = np.float32(VALUE_MOVES).T
+    batch = Batch(
+        obs=obs,
+        action=action.astype(np.int32) if action.dtype.kind == "i" else action,
+        mask=None,
+        log_prob=distribution.log_prob(action) - np.log(ratio),
+        advantage=advantage,
+        value=value - moved,
+        returns=value - moved + target,
+        weight=WEIGHT,
+    )
+    return model, batch, batch._replace(obs=features, mask=np.zeros(0))._asdict()
+
+
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+    "clipped surrogate": ({}, {"vf_coef": 0.0}),
+    "range 0.1": ({}, {"vf_coef": 0.0, "clip_range": 0.1}),
+    "value loss alike": ({}, {}),
+    "value loss halved": ({}, {"vf_coef": 0.5}),
+    "entropy bonus": ({}, {"ent_coef": 0.3}),
+    "entropy cost": ({}, {"ent_coef": -0.3, "vf_coef": 0.7}),
+    "value clipping": ({"clip_range_value": 0.2}, {}),
+    "advantages by minibatch": ({"normalize_advantage": "minibatch"}, {"ent_coef": 0.01}),
+    "advantages by batch": ({"normalize_advantage": "batch"}, {"ent_coef": 0.01}),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_loss_and_gradient_are_the_oracle_s(hand_made, name):
+    model, batch, oracle_batch = hand_made
+    static, now = SETTINGS[name]
+    now = {"clip_range": 0.2, "vf_coef": 1.0, "ent_coef": 0.0} | now
+    config = PPO(**{"normalize_advantage": "none"} | static)
+    (loss, _), gradient = loss_and_gradient(model, NORMALIZERS, batch, config, now)
+    # Advantages by batch are scaled before the minibatches are cut, so that the loss leaves them alone.
+    settings = now | {
+        "clip_range_value": config.clip_range_value,
+        "normalize": config.normalize_advantage == "minibatch",
+    }
+    assert loss == pytest.approx(
+        oracles.ppo_loss(oracle_parameters(doubles(model)), oracle_batch, **settings), rel=1e-5
+    )
+    assert_trees_close(gradient, oracle_gradient(model, oracle_batch, **settings), atol=3e-5)
+
+
+def test_the_loss_s_parts_are_reported_over_the_valid_rows(hand_made):
+    model, batch, oracle_batch = hand_made
+    now = {"clip_range": 0.2, "vf_coef": 0.5, "ent_coef": 0.3}
+    (_, metrics), _ = loss_and_gradient(model, NORMALIZERS, batch, PPO(normalize_advantage="none"), now)
+    without = {"clip_range": 0.2, "ent_coef": 0.0}
+    parameters = oracle_parameters(doubles(model))
+    policy_loss = oracles.ppo_loss(parameters, oracle_batch, vf_coef=0.0, **without)
+    assert metrics["loss/policy"] == pytest.approx(policy_loss, rel=1e-5)
+    assert metrics["loss/value"] == pytest.approx(
+        oracles.ppo_loss(parameters, oracle_batch, vf_coef=1.0, **without) - policy_loss, rel=1e-5
+    )
+    assert metrics["policy/clip_fraction"] == pytest.approx(4 / 8)
+
+
+def test_a_row_of_weight_zero_changes_nothing(hand_made):
+    model, batch, _ = hand_made
+    now = {"clip_range": 0.2, "vf_coef": 1.0, "ent_coef": 0.1}
+    config = PPO(normalize_advantage="minibatch")
+    other = batch._replace(
+        advantage=np.where(WEIGHT > 0, batch.advantage, -77), returns=np.where(WEIGHT > 0, batch.returns, 1e4)
+    )
+    found, expected = (loss_and_gradient(model, NORMALIZERS, each, config, now) for each in (other, batch))
+    assert_trees_close(found, expected, atol=0.0)
+
+
+ONE_STEP = {"num_envs": 3, "horizon": 8, "num_epochs": 1, "minibatch_size": 24, "hidden_sizes": (4,)}
+TOTAL_STEPS = 240
+
+
+@pytest.fixture(scope="module")
+def one_step(act_out):
+    """PPO whose iteration is one gradient step over the whole batch; Adam's epsilon keeps the step smooth."""
+    config = PPO(
+        **ONE_STEP,
+        gamma=0.9,
+        gae_lambda=0.8,
+        adam_epsilon=0.1,
+        learning_rate="linear:0.05:0",
+        ent_coef=0.02,
+        vf_coef=0.5,
+    )
+    algorithm = ppo.make(config, CHOICE, TOTAL_STEPS)
+    state = jax.jit(algorithm.init)(jax.random.key(1))
+    rollout = act_out(state, (8, 3), seed=2, invalid=0.2)
+    return config, jax.jit(algorithm.update), state, rollout
+
+
+def oracle_batch_of(config: PPO, state: Any, rollout: Any) -> dict[str, np.ndarray]:
+    """The whole batch from a rollout, all in NumPy: advantages by double sum, standardised over the batch."""
+    # Without statistics yet, normalisation is the clip alone.
+    limit = 5.0 if config.normalize_observation else np.inf
+    features, next_features = (np.clip(obs, -limit, limit).reshape(24, 3) for obs in (rollout.obs, rollout.next_obs))
+    value, next_value = (
+        oracles.mlp(state.model.value.weights, state.model.value.biases, each)[:, 0]
+        for each in (features, next_features)
+    )
+    advantage = oracles.generalized_advantage(
+        rollout.reward,
+        value.reshape(8, 3),
+        next_value.reshape(8, 3),
+        rollout.terminated,
+        rollout.truncated,
+        rollout.valid,
+        config.gamma.start,
+        config.gae_lambda.start,
+    ).ravel()
+    weight = rollout.valid.ravel().astype(float)
+    return {
+        "obs": features,
+        "action": rollout.action.reshape(24, *rollout.action.shape[2:]),
+        "log_prob": rollout.log_prob.ravel(),
+        "advantage": oracles.standardize(advantage, weight),
+        "value": value,
+        "returns": advantage + value,
+        "weight": weight,
+    }
+
+
+def hand_made_step(model: Any, gradient: Any, learning_rate: float, epsilon: float) -> Any:
+    """Adam's first step: both moments are corrected to the gradient itself."""
+    return jax.tree.map(lambda p, g: p - learning_rate * g / (np.abs(g) + epsilon), doubles(model), gradient)
+
+
+def global_norm(gradient: Any) -> float:
+    return math.sqrt(sum(float(np.sum(leaf**2)) for leaf in jax.tree.leaves(gradient)))
+
+
+def test_one_epoch_of_one_minibatch_is_one_step_of_adam_on_the_whole_loss(one_step):
+    config, update, state, rollout = one_step
+    batch = oracle_batch_of(config, state, rollout)
+    gradient = oracle_gradient(state.model, batch, clip_range=0.2, vf_coef=0.5, ent_coef=0.02)
+    after, metrics = update(state, rollout)
+    assert_trees_close(after.model, hand_made_step(state.model, gradient, 0.05, 0.1), atol=2e-6)
+    assert metrics["loss/gradient_norm"] == pytest.approx(global_norm(gradient), rel=1e-4)
+
+
+def test_the_gradient_is_clipped_by_its_global_norm(act_out):
+    config = PPO(
+        **ONE_STEP, gamma=0.9, gae_lambda=0.8, adam_epsilon=0.1, learning_rate=0.05, max_grad_norm=0.3, vf_coef=0.5
+    )
+    algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
+    state = jax.jit(algorithm.init)(jax.random.key(1))
+    rollout = act_out(state, (8, 3), seed=2)
+    batch = oracle_batch_of(config, state, rollout)
+    gradient = oracle_gradient(state.model, batch, clip_range=0.2, vf_coef=0.5, ent_coef=0.0)
+    norm = global_norm(gradient)
+    assert norm > 2 * config.max_grad_norm
+    clipped = jax.tree.map(lambda g: g * config.max_grad_norm / norm, gradient)
+    after, metrics = jax.jit(algorithm.update)(state, rollout)
+    assert_trees_close(after.model, hand_made_step(state.model, clipped, 0.05, 0.1), atol=2e-6)
+    # What is reported is the norm before the clip.
+    assert metrics["loss/gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_the_learning_rate_goes_with_the_environment_steps_and_multiplies_the_direction(one_step):
+    _, update, state, rollout = one_step
+    steps = {}
+    for iteration in (0, 4, 9, 10, 12):
+        after, metrics = update(state._replace(iteration=np.int32(iteration)), rollout)
+        # 24 steps an iteration out of 240.
+        assert metrics["schedule/learning_rate"] == pytest.approx(0.05 * max(1 - iteration / 10, 0), rel=1e-5, abs=1e-9)
+        steps[iteration] = jax.tree.map(lambda new, old: np.asarray(new) - np.asarray(old), after.model, state.model)
+    for iteration in (4, 9, 10, 12):
+        expected = jax.tree.map(lambda step, i=iteration: max(1 - i / 10, 0) * step, steps[0])
+        assert_trees_close(steps[iteration], expected, atol=1e-6)
+
+
+def adam_count(state: Any) -> int:
+    (count,) = {int(leaf) for leaf in jax.tree.leaves(state.opt_state) if np.ndim(leaf) == 0}
+    return count
+
+
+def test_an_iteration_is_k_n_t_over_m_gradient_steps(recorded_updates):
+    for done, update in enumerate(recorded_updates):
+        assert update.config.gradient_steps_per_iteration == 3 * 24 // 6
+        assert len(update.minibatches) == 12
+        assert adam_count(update.after) - adam_count(update.before) == 12
+        assert adam_count(update.after) == 12 * (done + 1)
+
+
+def test_every_epoch_takes_every_transition_exactly_once_in_another_order(recorded_updates):
+    orders = []
+    for update in recorded_updates:
+        rows = update.rollout.obs.reshape(24, 3)
+        for index in range(3):
+            epoch = update.epoch(index)
+            order = [int(np.flatnonzero((rows == obs).all(axis=1))[0]) for obs in epoch.obs]
+            assert sorted(order) == list(range(24))
+            # What belongs to a row stays with it through the shuffle.
+            np.testing.assert_array_equal(epoch.log_prob, update.rollout.log_prob.ravel()[order])
+            np.testing.assert_array_equal(epoch.action, update.rollout.action.ravel()[order])
+            orders.append(tuple(order))
+    assert len(set(orders)) == 6
+    assert tuple(range(24)) not in orders
+
+
+def test_advantages_are_standardised_once_over_the_batch(recorded_updates):
+    update = recorded_updates[0]
+    advantages = update.epoch(0).advantage
+    assert advantages.mean() == pytest.approx(0, abs=1e-6)
+    assert advantages.std() == pytest.approx(1, rel=1e-5)
+    assert all(abs(minibatch.advantage.std() - 1) > 1e-3 for minibatch in update.minibatches)
+    batch = oracle_batch_of(update.config, update.before, update.rollout)
+    np.testing.assert_allclose(np.sort(advantages), np.sort(batch["advantage"]), atol=1e-5)
+
+
+def test_reported_kl_and_entropy_compare_the_policies_before_and_after_the_update(recorded_updates):
+    update = recorded_updates[0]
+    rows = update.rollout.obs.reshape(24, 3)
+    old, new = (
+        oracles.softmax(oracles.mlp(m.policy.network.weights, m.policy.network.biases, rows))
+        for m in (update.before.model, update.after.model)
+    )
+    kl, reverse = np.sum(old * np.log(old / new), axis=1).mean(), np.sum(new * np.log(new / old), axis=1).mean()
+    assert update.metrics["policy/kl"] == pytest.approx(kl, rel=1e-4)
+    assert update.metrics["policy/kl"] != pytest.approx(reverse, rel=1e-2)
+    assert update.metrics["policy/entropy"] == pytest.approx(-np.sum(new * np.log(new), axis=1).mean(), rel=1e-5)
+
+
+def test_an_update_touches_only_parameters_and_optimiser(one_step):
+    _, update, state, rollout = one_step
+    after, _ = update(state, rollout)
+    for field in set(state._fields) - {"model", "opt_state"}:
+        for ours, theirs in zip(*map(jax.tree.leaves, (getattr(after, field), getattr(state, field))), strict=True):
+            assert (ours == theirs).all(), field
+
+
+def test_another_iteration_shuffles_otherwise_and_the_same_one_alike(recorded_updates, one_step):
+    _, update, state, rollout = one_step
+    twice = [update(state, rollout)[0].model for _ in range(2)]
+    assert_trees_close(*twice, atol=0.0)
+
+
+def test_the_defaults_are_the_paper_s_table_3():
+    config = PPO()
+    assert (config.horizon, config.num_epochs, config.minibatch_size) == (2048, 10, 64)
+    assert (config.gamma, config.gae_lambda) == (Schedule(0.99, 0.99), Schedule(0.95, 0.95))
+    assert (config.clip_range, config.learning_rate) == (Schedule(0.2, 0.2), Schedule(3e-4, 0.0))
+    assert (config.steps_per_iteration, config.gradient_steps_per_iteration) == (2048, 320)
+    assert (config.vf_coef, config.ent_coef) == (Schedule(1.0, 1.0), Schedule(0.0, 0.0))
+
+
+def test_settings_are_frozen_hashable_and_equal_by_value():
+    config = PPO(hidden_sizes=[8, 8])  # type: ignore[arg-type]
+    assert config.hidden_sizes == (8, 8)
+    assert hash(config) == hash(PPO(hidden_sizes=(8, 8)))
+    assert dataclasses.replace(config, clip_range=0.1).clip_range == Schedule(0.1, 0.1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.gamma = 1.0  # type: ignore[misc]
+
+
+def test_a_minibatch_size_that_does_not_divide_names_those_that_do():
+    with pytest.raises(ConfigError, match="32 or 40 or 50") as error:
+        PPO(num_envs=2, horizon=800, minibatch_size=48, num_epochs=1)
+    assert error.value.field == "minibatch_size"
+
+
+def test_environments_without_a_policy_are_refused_when_the_algorithm_starts():
+    spec = EnvSpec(OBSERVATION, spaces.Dict((("a", spaces.Discrete(2)),)))
+    with pytest.raises(UnsupportedSpaceError, match="action_space"):
+        ppo.make(PPO(), spec, 1000).init(jax.random.key(0))
+
+
+WRONG: dict[str, list[Any]] = {
+    "num_envs": [0, -1, 1.0, True, "1", None],
+    "horizon": [0, 2048.0, "2048"],
+    "num_epochs": [0, -3, 1.5, None],
+    "minibatch_size": [0, 1, 63, 4096, 64.0, None, "64"],
+    "learning_rate": [0.0, -1e-3, math.nan, math.inf, "fast", "linear:0:1", "linear:1e-3:-1e-3", "linear:1:0:0", None],
+    "adam_epsilon": [0.0, -1e-8, math.nan, math.inf, "small", None, True],
+    "clip_range": [0.0, -0.1, math.nan, "linear:0.2", None, True],
+    "gamma": [-0.1, 1.01, math.nan, "linear:0.9:1.1", None],
+    "gae_lambda": [-0.1, 1.01, math.inf, "lambda"],
+    "vf_coef": [-0.5, math.nan, None],
+    "ent_coef": [math.nan, math.inf, "bonus", None],
+    "normalize_advantage": ["yes", "Batch", None, True, []],
+    "normalize_observation": [1, "true", None],
+    "normalize_return": [0, "false", None],
+    "max_grad_norm": [0.0, -0.5, math.nan, math.inf, "none", True],
+    "clip_range_value": [0.0, -0.2, math.nan, "0.2"],
+    "hidden_sizes": [64, "64", (0,), (-8,), (8, 8.0), (True,), None],
+    "activation": ["gelu", "Tanh", None, 1],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(f, v) for f, values in WRONG.items() for v in values], ids=lambda each: repr(each)[:30]
+)
+def test_a_wrong_setting_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError) as error:
+        PPO(**{field: value})
+    assert error.value.field == field
+    assert str(error.value).startswith(f"{field} = ")
+    assert error.value.fix.endswith(".")
+
+
+def test_every_setting_has_a_wrong_value_in_the_table():
+    assert set(WRONG) == {field.name for field in dataclasses.fields(PPO)}
