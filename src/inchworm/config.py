@@ -120,17 +120,14 @@ PRESETS = {
     "classic": Preset(
         PPO(
             num_envs=8,
-            horizon=32,
-            minibatch_size=256,
-            num_epochs=20,
+            horizon=128,
+            minibatch_size=64,
             learning_rate="linear:1e-3:0",
-            gamma=0.98,
-            gae_lambda=0.8,
             normalize_observation=False,
-            normalize_return=False,
+            normalize_return=True,
         ),
         100_000,
-        "small discrete tasks: short rollouts of eight environments",
+        "small discrete tasks: eight environments, a larger step size, rewards scaled",
     ),
     "pendulum": Preset(
         PPO(

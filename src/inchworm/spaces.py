@@ -156,12 +156,10 @@ def _bound_from_json(bound: Any) -> float | tuple[float, ...]:
 
 
 def storage_dtype(leaf: Box | Discrete) -> np.dtype[Any]:
-    """The dtype in which observations of a leaf are kept: never 64 bits, bytes stay bytes."""
-    if isinstance(leaf, Box) and np.issubdtype(np.dtype(leaf.dtype), np.floating):
-        return np.dtype(np.float32)
-    if leaf.dtype in ("uint8", "int8", "bool"):
-        return np.dtype(leaf.dtype)
-    return np.dtype(np.int32)
+    """The dtype in which observations of a leaf are kept: never 64 bits, bytes stay bytes, large integers round."""
+    if isinstance(leaf, Discrete):
+        return np.dtype(np.int32)
+    return np.dtype(leaf.dtype if leaf.dtype in ("uint8", "int8", "bool") else np.float32)
 
 
 def action_shape(space: Space) -> tuple[int, ...]:
@@ -179,11 +177,12 @@ def action_door(space: Space) -> Callable[[np.ndarray], np.ndarray]:
         start, dtype = space.start, np.dtype(space.dtype)
         return lambda actions: (actions + start).astype(dtype)
     assert isinstance(space, Box)
-    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
     shape, dtype = space.shape, np.dtype(space.dtype)
+    # In the space's own dtype: the float32 next to a bound of 0.1 lies outside a float64 Box.
+    low, high = np.asarray(space.low, dtype), np.asarray(space.high, dtype)
 
     def clip(actions: np.ndarray) -> np.ndarray:
-        clipped = np.minimum(np.maximum(actions, low), high).astype(dtype, copy=False)
+        clipped = np.minimum(np.maximum(actions.astype(dtype, copy=False), low), high)
         return clipped if len(shape) == 1 else clipped.reshape((len(actions), *shape))
 
     return clip

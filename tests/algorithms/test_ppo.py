@@ -113,7 +113,11 @@ def hand_made(request):
         returns=value - moved + target,
         weight=WEIGHT,
     )
-    return model, batch, batch._replace(obs=features, mask=np.zeros(0))._asdict()
+    return (
+        model,
+        batch,
+        {name: leaf for name, leaf in (batch._asdict() | {"obs": features}).items() if leaf is not None},
+    )
 
 
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
@@ -332,12 +336,6 @@ def test_an_update_touches_only_parameters_and_optimiser(one_step):
     for field in set(state._fields) - {"model", "opt_state"}:
         for ours, theirs in zip(*map(jax.tree.leaves, (getattr(after, field), getattr(state, field))), strict=True):
             assert (ours == theirs).all(), field
-
-
-def test_another_iteration_shuffles_otherwise_and_the_same_one_alike(recorded_updates, one_step):
-    _, update, state, rollout = one_step
-    twice = [update(state, rollout)[0].model for _ in range(2)]
-    assert_trees_close(*twice, atol=0.0)
 
 
 def test_the_defaults_are_the_paper_s_table_3():

@@ -188,6 +188,16 @@ def test_an_unsupported_space_inside_another_is_named_by_its_place():
         from_gymnasium(outer, "observation_space")
 
 
+@pytest.mark.parametrize(
+    "parts", [gym_spaces.Dict(a=gym_spaces.Discrete(2)), gym_spaces.Tuple([gym_spaces.Discrete(2)])]
+)
+def test_actions_of_several_parts_are_refused_by_name(parts):
+    env = Toy()
+    env.action_space = parts
+    with pytest.raises(UnsupportedSpaceError, match=r"^action_space = (Dict|Tuple)\("):
+        GymnasiumPool(lambda: env, 1, 0)
+
+
 def test_a_space_that_is_none_is_refused():
     env = Toy()
     env.observation_space = None

@@ -418,6 +418,12 @@ def test_an_unsupported_space_is_refused_by_the_name_of_its_attribute():
         VectorPool(SyncVectorEnv([Binary]), 0)
 
 
+def test_actions_of_several_parts_are_refused_by_name():
+    env = SyncVectorEnv([lambda: Toy(gym_spaces.Discrete(2), gym_spaces.Dict(a=gym_spaces.Discrete(2)))])
+    with pytest.raises(UnsupportedSpaceError, match="action_space = Dict"):
+        VectorPool(env, 0)
+
+
 def test_every_environment_gets_its_own_hashed_seed():
     env = SyncVectorEnv([discrete_toy] * NUM_ENVS)
     pool = VectorPool(env, 5)

@@ -21,6 +21,7 @@ from inchworm.envs.pool import (
     ObservationReader,
     PoolSnapshot,
     StepBuffers,
+    check_one_action,
     environment_seed,
     first_line,
     raised_error,
@@ -176,6 +177,7 @@ class GymnasiumPool:
 
         Raises:
             EnvironmentContractError: they are not separate objects of one specification.
+            UnsupportedSpaceError: one of their spaces has no counterpart, or actions have several parts.
         """
         self.num_envs = num_envs
         self._seed = seed
@@ -195,6 +197,7 @@ class GymnasiumPool:
                     "Make them alike.",
                 )
         self._read = ObservationReader(self.spec.observation_space)
+        check_one_action(self.spec.action_space)
         self._door = spaces.action_door(self.spec.action_space)
         self._steps = [env.step for env in self._envs]
         self._names = [f"environment {index}" for index in range(num_envs)]
@@ -285,14 +288,17 @@ class GymnasiumPool:
             return "it had not started"
         if not all(log.complete for log in logs):
             return f"its episode is longer than {MAX_REPLAY_STEPS} steps and was not kept"
+        space = self.spec.action_space
+        assert isinstance(space, spaces.Box | spaces.Discrete)
+        leaves: list[np.ndarray] = []
         try:
             for log in logs:
                 leaves = self._replay_start(index, log.start, log is logs[0])
                 lived = self._logs[index][-1]
                 if lived.start != log.start:
                     return "its random generator came out differently"
-                actions = np.frombuffer(bytes(log.actions), self.spec.action_space.dtype)
-                for action in actions.reshape((log.length, *getattr(self.spec.action_space, "shape", ()))).copy():
+                actions = np.frombuffer(bytes(log.actions), space.dtype)
+                for action in actions.reshape((log.length, *getattr(space, "shape", ()))).copy():
                     leaves, *_ = self._step_env(index, action)
                 if lived.checksum != log.checksum:
                     return "replaying its actions gave other observations or rewards (hidden randomness or state)"
@@ -368,7 +374,7 @@ _PACK = struct.Struct("d??").pack
 
 def _checksum(checksum: int, leaves: list[np.ndarray], rest: bytes) -> int:
     for leaf in leaves:
-        checksum = zlib.crc32(leaf if leaf.flags.c_contiguous else leaf.tobytes(), checksum)
+        checksum = zlib.crc32(leaf.data if leaf.flags.c_contiguous else leaf.tobytes(), checksum)
     return zlib.crc32(rest, checksum)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from inchworm import spaces
-from inchworm.errors import EnvironmentContractError
+from inchworm.errors import EnvironmentContractError, UnsupportedSpaceError
 from inchworm.spaces import EnvSpec
 
 
@@ -101,6 +101,14 @@ def environment_seed(seed: int, env_index: int, restart: int) -> int:
     Hashed, because with seed + env_index environment 1 of seed 0 would be environment 0 of seed 1.
     """
     return int(np.random.SeedSequence([seed, env_index, restart]).generate_state(1)[0])
+
+
+def check_one_action(space: spaces.Space) -> None:
+    """Raises `UnsupportedSpaceError` for actions of several parts, which a pool cannot hand on."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        raise UnsupportedSpaceError(
+            "action_space", repr(space), "has several parts, and policies choose one", "Use a gymnasium.ActionWrapper."
+        )
 
 
 class ObservationReader:

@@ -21,6 +21,7 @@ from inchworm.envs.pool import (
     ObservationReader,
     PoolSnapshot,
     StepBuffers,
+    check_one_action,
     environment_seed,
     raised_error,
     unpack,
@@ -50,11 +51,12 @@ class VectorPool:
 
         Raises:
             EnvironmentContractError: it does not say how it starts ended episodes anew.
-            UnsupportedSpaceError: one of its spaces has no counterpart.
+            UnsupportedSpaceError: one of its spaces has no counterpart, or actions have several parts.
         """
         self.spec = vector_spec_of(env)
         self.num_envs = env.num_envs
         self._env = env
+        check_one_action(self.spec.action_space)
         self._door = spaces.action_door(self.spec.action_space)
         self._mode = _autoreset_mode(env)
         self._seed = seed
