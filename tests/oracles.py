@@ -1,4 +1,4 @@
-"""The mathematics once more, by brute force in NumPy float64: no scan, no recursion, nothing shared with the package."""
+"""The mathematics once more, by brute force in NumPy float64: no scan, nothing shared with the package."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def generalized_advantage(
     gamma: float,
     gae_lambda: float,
 ) -> np.ndarray:
-    """A_t = sum_k (gamma lambda)^k delta_{t+k}, up to the episode's end, the horizon, or a row that is no transition."""
+    """A_t = sum_k (gamma lambda)^k delta_{t+k} up to an end, the horizon, or a row that is no transition."""
     horizon, num_envs = np.shape(reward)
     advantage = np.zeros((horizon, num_envs))
     for n in range(num_envs):
@@ -68,7 +68,7 @@ def monte_carlo_return(reward: Any, next_value: Any, terminated: Any, truncated:
 def discounted_return_so_far(
     reward: Any, done: Any, valid: Any, start: Any, gamma: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each step's discounted sum of its episode's rewards, looking back over valid rows, and what remains at the end."""
+    """Each step's discounted sum of its episode's rewards so far, looking back, and what remains at the end."""
     horizon, num_envs = np.shape(reward)
 
     def look_back(t: int, n: int) -> float:

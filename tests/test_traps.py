@@ -8,11 +8,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
-import probes
 import pytest
 from jaxtyping import TypeCheckError
 
+import oracles
+import probes
 from inchworm import spaces
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.opening import opening_pass

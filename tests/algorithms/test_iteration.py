@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from inchworm.algorithms import ppo
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO

@@ -2,9 +2,9 @@
 
 import jax
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from inchworm.algorithms import ppo
 from inchworm.algorithms.opening import opening_pass
 from inchworm.algorithms.ppo import PPO

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from inchworm import spaces
 from inchworm.algorithms import ppo
 from inchworm.algorithms.ppo import PPO

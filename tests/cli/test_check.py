@@ -56,7 +56,7 @@ def test_a_healthy_environment_exits_with_0_and_shows_the_settings_of_its_preset
     assert settings["preset"].startswith("classic (")
     assert settings["num_envs"] == "8"
     assert settings["learning_rate"] == "linear:0.001:0.0"
-    assert settings["normalisation"] == "advantages over the batch"
+    assert settings["normalisation"] == "returns, advantages over the batch"
     assert settings["total_steps"] == "100,000"
 
 

@@ -4,9 +4,9 @@ from functools import cache
 
 import jax
 import numpy as np
-import probes
 import pytest
 
+import probes
 from inchworm.algorithms import ppo
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO

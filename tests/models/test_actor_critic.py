@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from inchworm import spaces
 from inchworm.errors import UnsupportedSpaceError
 from inchworm.models import observations

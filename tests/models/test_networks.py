@@ -5,9 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from inchworm.models.networks import MLP, orthogonal_mlp
 
 rng = np.random.default_rng(0)

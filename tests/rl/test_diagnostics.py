@@ -4,9 +4,9 @@ import math
 
 import jax
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from inchworm.rl import diagnostics
 
 weighted_mean = jax.jit(diagnostics.weighted_mean)

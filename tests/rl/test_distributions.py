@@ -5,10 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 import scipy.stats
 
+import oracles
 from inchworm.rl.distributions import Categorical, DiagonalGaussian
 
 NUM_SAMPLES = 1_000_000
@@ -54,7 +54,8 @@ def gaussian():
 
 def test_categorical_log_prob_is_that_of_the_softmax(categorical):
     expected = [
-        scipy.stats.rv_discrete(values=(range(4), p)).logpmf(a) for p, a in zip(oracles.softmax(LOGITS), CHOICES)
+        scipy.stats.rv_discrete(values=(range(4), p)).logpmf(a)
+        for p, a in zip(oracles.softmax(LOGITS), CHOICES, strict=True)
     ]
     np.testing.assert_allclose(categorical["log_prob"], expected, rtol=1e-5)
 

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracles
 from inchworm.rl.returns import discounted_return, generalized_advantage, lambda_return, td_residual
 
 SHAPE = (8, 3)

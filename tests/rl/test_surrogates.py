@@ -6,11 +6,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import oracles
 from inchworm.rl.surrogates import clipped_squared_error, clipped_surrogate, squared_error
 
 EPSILON = 0.2

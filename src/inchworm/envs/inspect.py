@@ -27,6 +27,7 @@ from inchworm.envs.pool import ObservationReader, PoolSnapshot, StepBuffers, fir
 from inchworm.envs.source import EnvSource
 from inchworm.errors import ConfigError, EnvironmentContractError, InchwormError
 from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.observations import has_scale
 from inchworm.spaces import Box, Discrete, EnvSpec
 
 MAX_FEATURES = 100_000
@@ -361,7 +362,7 @@ def _report_observations(main: _Trial, normalized: bool, notes: _Notes) -> None:
         notes.facts["observations"] += f", {still:,} of {len(smallest):,} numbers never change" if still else ""
     if len({checksum for checksum, _, _ in main.answers}) == 1:
         notes.warn("observation", "never changed", "See that step() computes it anew; else the policy sees nothing.")
-    raw = [i for i in read if not (normalized and spaces.storage_dtype(main.leaves[i]).kind == "f")]
+    raw = [i for i in read if not (normalized and has_scale(main.leaves[i]))]
     sizes = np.concatenate([np.sqrt(main.squares[i] / len(main.answers)) for i in raw] or [np.ones(1)])
     sizes = sizes[sizes > 0]
     if sizes.size and sizes.max() > 100 * min(1.0, sizes.min()):

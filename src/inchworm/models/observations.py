@@ -54,12 +54,15 @@ def num_features(space: spaces.Space) -> int:
     return sum(leaf.size if isinstance(leaf, spaces.Box) else leaf.n for leaf in spaces.leaves(space))
 
 
+def has_scale(leaf: spaces.Box | spaces.Discrete) -> bool:
+    """True for a leaf of measurements, a Box of floats: these are normalised, counts and choices are not."""
+    return isinstance(leaf, spaces.Box) and np.issubdtype(np.dtype(leaf.dtype), np.floating)
+
+
 def empty_stats(space: spaces.Space, normalize: bool) -> ObsStats:
     """Statistics of no observations; those of float Box leaves only, and none at all if not `normalize`."""
     return tuple(
-        running_stats.empty(leaf.shape)
-        if normalize and isinstance(leaf, spaces.Box) and np.issubdtype(np.dtype(leaf.dtype), np.floating)
-        else None
+        running_stats.empty(leaf.shape) if normalize and isinstance(leaf, spaces.Box) and has_scale(leaf) else None
         for leaf in spaces.leaves(space)
     )
 

@@ -67,10 +67,10 @@ def lambda_return(advantage: Float[AnyArray, "T N"], value: Float[AnyArray, "T N
 
 
 def discounted_return(
-    reward: Float[Array, "T N"],
-    done: Bool[Array, "T N"],
-    valid: Bool[Array, "T N"],
-    start: Float[Array, " N"],
+    reward: Float[AnyArray, "T N"],
+    done: Bool[AnyArray, "T N"],
+    valid: Bool[AnyArray, "T N"],
+    start: Float[AnyArray, " N"],
     gamma: Scalar,
 ) -> tuple[Float[Array, "T N"], Float[Array, " N"]]:
     """Discounted sum of the rewards so far in each episode, G_t = r_t + gamma G_{t-1}, for scaling rewards.
@@ -93,5 +93,6 @@ def discounted_return(
         total_t = jnp.where(valid_t, reward_t + gamma * total, total)
         return jnp.where(done_t & valid_t, 0.0, total_t), total_t
 
-    end, totals = jax.lax.scan(step, start, (reward, done, valid))
+    rows = (jnp.asarray(reward), jnp.asarray(done), jnp.asarray(valid))
+    end, totals = jax.lax.scan(step, jnp.asarray(start), rows)
     return totals, end
