@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,32 @@ class RecordedUpdate(NamedTuple):
 
 
 @pytest.fixture(scope="session")
+def made_up():
+    """A function that fills what an `init` would return without compiling it.
+
+    Parameters become random numbers of deviation 0.4, so that no state is like another; counters, moments and
+    statistics become zeros, as in a fresh state.
+    """
+
+    def made_up(init: Callable[[jax.Array], Any], seed: int = 0) -> Any:
+        generator = np.random.default_rng(seed)
+
+        def fill(leaf):
+            return np.float32(0.4 * generator.normal(size=leaf.shape))
+
+        def zeros(leaf):
+            is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            return jax.random.key(seed) if is_key else np.zeros(leaf.shape, leaf.dtype)
+
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        if hasattr(shapes, "opt_state"):
+            return jax.tree.map(zeros, shapes)._replace(model=jax.tree.map(fill, shapes.model))
+        return jax.tree.map(fill, shapes)
+
+    return made_up
+
+
+@pytest.fixture(scope="session")
 def act_out():
     """A function that makes a rollout of random observations, rewards and ends, acted by a state's own policy."""
     from inchworm import spaces
@@ -91,7 +118,7 @@ def act_out():
 
 
 @pytest.fixture(scope="session")
-def recorded_updates(act_out):
+def recorded_updates(act_out, made_up):
     """Two iterations of PPO in a row, each with every minibatch that its loss was given, in order.
 
     K = 3 epochs of 4 minibatches of 6 out of T N = 24 rows.
@@ -119,7 +146,7 @@ def recorded_updates(act_out):
         jax.debug.callback(lambda batch: seen.append(jax.tree.map(np.array, batch)), minibatch, ordered=True)
         return loss(model, normalizers, minibatch, config, now)
 
-    state = jax.jit(algorithm.init)(jax.random.key(0))
+    state = made_up(algorithm.init)
     updates = []
     with mock.patch.object(ppo, "_loss", recording_loss):
         update = jax.jit(algorithm.update)

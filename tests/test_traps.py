@@ -239,8 +239,8 @@ def test_trap_15_probabilities_that_underflow_still_have_logarithms_and_ratios()
 
 
 @pytest.fixture(scope="module")
-def door():
-    """A rollout of an environment that remembers what it was sent, by a policy far wider than its bounds."""
+def door(made_up):
+    """A rollout of an environment that remembers what it was sent, by a policy wider than its bounds."""
     made = []
 
     def factory():
@@ -248,7 +248,7 @@ def door():
         return made[-1]
 
     pool = GymnasiumPool(factory, 1, seed=0)
-    model = jax.jit(ActorCritic.init, static_argnums=(1, 2))(jax.random.key(0), pool.spec, (8,))
+    model = made_up(lambda key: ActorCritic.init(key, pool.spec, (8,)))
     rollout, _ = HostCollector(pool, 16).collect(
         model, observations.empty_stats(CHOICE.observation_space, False), jax.random.key(1)
     )
@@ -261,7 +261,8 @@ def test_trap_16_actions_are_clipped_at_the_environment_s_door_and_stored_as_the
     assert (np.abs(stored) > 1).any()
     np.testing.assert_array_equal(sent, np.clip(stored, -1, 1))
     mean = oracles.mlp(model.policy.network.weights, model.policy.network.biases, rollout.obs[:, 0])
-    of_stored, of_sent = (oracles.normal_log_density(a, mean, 1.0).sum(axis=-1) for a in (stored, sent))
+    std = np.exp(model.policy.head.log_std)
+    of_stored, of_sent = (oracles.normal_log_density(a, mean, std).sum(axis=-1) for a in (stored, sent))
     np.testing.assert_allclose(rollout.log_prob[:, 0], of_stored, atol=TOLERANCE)
     assert apart(of_sent, of_stored)
 
@@ -289,7 +290,7 @@ def test_trap_20_the_surrogate_is_maximised(recorded_updates):
         taken = np.arange(24), epoch.action
         ratio = probabilities(update.after.model, epoch.obs)[taken] / np.exp(epoch.log_prob)
         after = np.mean([oracles.clipped_surrogate(*row, EPSILON) for row in zip(ratio, epoch.advantage, strict=True)])
-        assert after > np.mean(epoch.advantage) + 0.1
+        assert after > np.mean(epoch.advantage) + 0.02
 
 
 def test_trap_22_the_kl_is_old_to_new(recorded_updates):

@@ -70,7 +70,6 @@ def result(task: str, folders: list[RunFolder]) -> dict[str, Any]:
         "task": task,
         "command": f"python experiments/learning/run.py --tasks {task}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": facts["commit"],
         "versions": facts["versions"] | {"python": facts["python"]},
         "machine": {"cpu": facts["numerics"]["cpu"], "cores": facts["cores"]},
         "settings": read_json(folders[0].config),
@@ -83,13 +82,14 @@ def result(task: str, folders: list[RunFolder]) -> dict[str, Any]:
         "seeds": [
             {
                 "seed": summary["seed"],
+                "commit": read_json(folder.provenance)["commit"],
                 "return_100": summary["return_100"],
                 "evaluation_deterministic": summary["evaluation_deterministic"]["mean"],
                 "evaluation_stochastic": summary["evaluation_stochastic"]["mean"],
                 "skipped_updates": summary["skipped_updates"],
                 "parameters_sha256": summary["parameters_sha256"],
             }
-            for summary in summaries
+            for folder, summary in zip(folders, summaries, strict=True)
         ],
     }
 

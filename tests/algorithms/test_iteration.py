@@ -67,8 +67,8 @@ def iterate_witness():
 
 
 @pytest.fixture(scope="module")
-def ppo_state():
-    return jax.jit(ppo.make(CONFIG, SPEC, 1000).init)(jax.random.key(0))
+def ppo_state(made_up):
+    return made_up(ppo.make(CONFIG, SPEC, 1000).init)
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ opened = jax.jit(opening_pass)
 
 
 @pytest.fixture(scope="module")
-def state():
+def state(made_up):
     config = PPO(num_envs=SHAPE[1], horizon=SHAPE[0], minibatch_size=24, hidden_sizes=(8,), normalize_observation=False)
-    return jax.jit(ppo.make(config, SPEC, 1000).init)(jax.random.key(0))
+    return made_up(ppo.make(config, SPEC, 1000).init)
 
 
 @pytest.fixture(scope="module")

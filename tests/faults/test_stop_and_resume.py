@@ -165,7 +165,7 @@ def test_stopping_in_the_first_iteration_changes_no_bit(unstopped, tmp_path, mon
 
 def test_stopping_during_a_save_changes_no_bit(unstopped, tmp_path, monkeypatch):
     name, expected, *_ = unstopped
-    save, calls = checkpoints._write, []
+    save, calls = checkpoints.write_file, []
 
     def write_and_stop(*args):
         calls.append(args)
@@ -173,7 +173,7 @@ def test_stopping_during_a_save_changes_no_bit(unstopped, tmp_path, monkeypatch)
             interrupt()
         save(*args)
 
-    monkeypatch.setattr(checkpoints, "_write", write_and_stop)
+    monkeypatch.setattr(checkpoints, "write_file", write_and_stop)
     path = stopped(name, tmp_path, checkpoint_seconds=0.0)
     assert resumed_hash(name, path) == expected
 

@@ -66,6 +66,7 @@ def test_another_key_gives_other_weights_in_every_layer(fresh):
     assert all((np.asarray(a) != b).any() for a, b in zip(fresh.weights, other.weights, strict=True))
 
 
-def test_without_hidden_layers_it_is_linear():
-    network = jax.tree.map(np.asarray, init(jax.random.key(0), 3, (), 2, "tanh", 1.0))
-    np.testing.assert_allclose(network(X), X @ network.weights[0], rtol=1e-6)
+def test_without_hidden_layers_it_is_one_linear_map():
+    shapes = jax.eval_shape(lambda key: orthogonal_mlp(key, 3, (), 2, "tanh", 1.0), jax.random.key(0))
+    assert [w.shape for w in shapes.weights] == [(3, 2)]
+    np.testing.assert_allclose(MLP((X[:3],), (X[3],), "tanh")(X), X @ X[:3] + X[3], rtol=1e-6)

@@ -9,14 +9,12 @@
 Linux and macOS. One process writes a folder; others may read it meanwhile.
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,25 +28,25 @@ import safetensors
 import safetensors.numpy
 
 from inchworm.errors import CheckpointError
+from inchworm.io.files import (
+    FAILURES,
+    MAX_JSON_BYTES,
+    describe_tensors,
+    parse_object,
+    parse_tensors,
+    plain_arrays,
+    read_file,
+    sync_folder,
+    write_file,
+)
 
 FORMAT = 1  # later formats keep the manifest's seal, so that older versions can name them
 MANIFEST = "manifest.json"
 STATE, COLLECTOR_ARRAYS, COLLECTOR = "state.safetensors", "collector.safetensors", "collector.json"
-MAX_JSON_BYTES = 16 << 20
-MAX_JSON_DEPTH = 64
 MAX_TENSOR_BYTES = 4 << 30
 
-_NUMPY_DTYPES = {
-    "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
-    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
-    "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
-}  # fmt: skip
 _SEAL = b',"sha256":"%s"}'
 _NAME = re.compile(r"(\d{6}|[1-9]\d{6,})(\.replaced-[0-9a-f]+)?", re.ASCII)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-# What hostile files and unsuitable values can raise below and in the libraries called.
-_FAILURES = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, safetensors.SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         target = folder / f"{checkpoint.iteration:06d}"
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         os.mkdir(temporary)
         for name, data in files.items():
-            _write(temporary / name, data)
-        _sync_folder(temporary)
+            write_file(temporary / name, data)
+        sync_folder(temporary)
         _put_in_place(temporary, target)
-    except _FAILURES as error:
+    except FAILURES as error:
         shutil.rmtree(temporary, ignore_errors=True)
         fix = "Free space or correct the value; earlier checkpoints still load."
         raise _failure(folder / str(checkpoint.iteration), "cannot be saved", error, fix) from error
@@ -126,13 +124,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         # All files are opened through one descriptor: they belong together even if a writer renames the folder.
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            checkpoint = _decode(partial(_read, descriptor))
+            checkpoint = _decode(partial(read_file, descriptor))
         finally:
             os.close(descriptor)
         name = _NAME.fullmatch(path.name)
         if name and int(name[1]) != checkpoint.iteration:
             raise ValueError(f"the folder is renamed, it holds iteration {checkpoint.iteration}")
-    except _FAILURES as error:
+    except FAILURES as error:
         raise _failure(path, "cannot be loaded", error, "Use another checkpoint.") from error
     return checkpoint
 
@@ -224,13 +222,13 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     try:
         if target.is_dir() and not target.is_symlink():
             os.rename(target, aside)
-            _sync_folder(target.parent)  # or a power cut could keep the next rename and lose this one
+            sync_folder(target.parent)  # or a power cut could keep the next rename and lose this one
         os.rename(temporary, target)
     except OSError:
         with suppress(OSError):
             os.rename(aside, target)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     with suppress(OSError):  # the new one is safe; what stays behind goes with the next prune
         for replaced in target.parent.glob(f"{target.name}.replaced-*"):
             _delete(replaced)
@@ -243,48 +241,9 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _read(folder: int, name: str, size: int | None) -> bytes:
-    """The bytes of a regular file, which must have `size` of them; None is a manifest's, whatever is allowed."""
-
-    def opener(path: str, flags: int) -> int:
-        # Without O_NONBLOCK, opening a FIFO waits for a writer.
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-
-    with open(name, "rb", opener=opener) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{name} is not a regular file")
-        if found.st_size > MAX_JSON_BYTES if size is None else found.st_size != size:
-            wanted = f"at most {MAX_JSON_BYTES}" if size is None else f"the manifest's {size}"
-            raise ValueError(f"{name} has {found.st_size} bytes, not {wanted}")
-        return file.read(found.st_size)
-
-
 def _encode(checkpoint: Checkpoint) -> dict[str, bytes]:
     """Each file's bytes, the manifest last."""
-    state, arrays = _plain(checkpoint.state), _plain(checkpoint.collector_arrays)
+    state, arrays = plain_arrays(checkpoint.state), plain_arrays(checkpoint.collector_arrays)
     files = {
         STATE: safetensors.numpy.save(state),
         COLLECTOR_ARRAYS: safetensors.numpy.save(arrays),
@@ -297,7 +256,7 @@ def _encode(checkpoint: Checkpoint) -> dict[str, bytes]:
         "files": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
         },
-        "tensors": {STATE: _describe(state), COLLECTOR_ARRAYS: _describe(arrays)},
+        "tensors": {STATE: describe_tensors(state), COLLECTOR_ARRAYS: describe_tensors(arrays)},
         "meta": checkpoint.meta,
     }
     return {**files, MANIFEST: _sealed(json.dumps(manifest).encode().removesuffix(b"}"))}
@@ -311,7 +270,7 @@ def _decode(read: Callable[[str, int | None], bytes]) -> Checkpoint:
         data[name] = read(name, listed["size"])
         if hashlib.sha256(data[name]).hexdigest() != listed["sha256"]:
             raise ValueError(f"{name} is damaged, its SHA-256 is not the one in the manifest")
-    arrays = {name: _parse_tensors(name, data[name], manifest["tensors"][name]) for name in (STATE, COLLECTOR_ARRAYS)}
+    arrays = {name: parse_tensors(name, data[name], manifest["tensors"][name]) for name in (STATE, COLLECTOR_ARRAYS)}
     for name, array in arrays[STATE].items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{STATE}: tensor {name!r} holds NaN or infinity")
@@ -320,7 +279,7 @@ def _decode(read: Callable[[str, int | None], bytes]) -> Checkpoint:
         env_steps=manifest["env_steps"],
         state=arrays[STATE],
         collector_arrays=arrays[COLLECTOR_ARRAYS],
-        collector=_parse_object(COLLECTOR, data[COLLECTOR]),
+        collector=parse_object(COLLECTOR, data[COLLECTOR]),
         meta=manifest["meta"],
     )
 
@@ -333,7 +292,7 @@ def _sealed(body: bytes) -> bytes:
 def _parse_manifest(data: bytes) -> dict[str, Any]:
     if _sealed(data[: -len(_sealed(b""))]) != data:
         raise ValueError(f"{MANIFEST} is cut or damaged, it does not end in its own SHA-256")
-    manifest = _parse_object(MANIFEST, data)
+    manifest = parse_object(MANIFEST, data)
     version = manifest.get("format")
     if type(version) is not int or version != FORMAT:
         raise ValueError(f"its format version is {version!r}, this version of inchworm reads {FORMAT}")
@@ -360,63 +319,6 @@ def _check_count(what: str, value: Any, maximum: int | None) -> None:
     if type(value) is not int or value < 0 or (maximum is not None and value > maximum):
         limit = "" if maximum is None else f" of at most {maximum}"
         raise ValueError(f"{MANIFEST}: {what} is {value!r}, not a whole number{limit}")
-
-
-def _parse_object(what: str, data: bytes) -> dict[str, Any]:
-    """Strict JSON, apart from NaN and Infinity, which Python writes too; bounded in size and depth."""
-    if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"{what} holds {len(data)} bytes of JSON, more than {MAX_JSON_BYTES}")
-    try:
-        depth = 0
-        for bracket in _STRING.sub(b"", data).translate(None, _NO_BRACKETS):
-            depth += 1 if bracket in b"[{" else -1
-            if depth > MAX_JSON_DEPTH:
-                raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}")
-        value = json.loads(data.decode(), object_pairs_hook=_unique_keys)
-    except ValueError as error:
-        raise ValueError(f"{what} is not good JSON: {error}") from error
-    if type(value) is not dict:
-        raise ValueError(f"{what} holds {type(value).__name__} instead of an object")
-    return value
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        raise ValueError("a key appears twice in one object")
-    return unique
-
-
-def _plain(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays in the layout that safetensors takes for granted without checking."""
-    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    for name, array in plain.items():
-        if array.dtype.name not in _NUMPY_DTYPES.values():
-            raise ValueError(f"{name!r} has dtype {array.dtype}, checkpoints hold {', '.join(_NUMPY_DTYPES.values())}")
-    return plain
-
-
-def _describe(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {name: {"dtype": array.dtype.name, "shape": array.shape} for name, array in arrays.items()}
-
-
-def _parse_tensors(file: str, data: bytes, described: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays in a safetensors file; ValueError unless they are those that the manifest describes."""
-    # safetensors takes the last of two equal names; its header is JSON after a length of eight bytes.
-    _parse_object(f"{file}'s header", data[8 : 8 + int.from_bytes(data[:8], "little")])
-    arrays = {}
-    for name, tensor in safetensors.deserialize(data):
-        dtype = _NUMPY_DTYPES.get(tensor["dtype"])
-        if dtype is None:
-            raise ValueError(f"{file}: tensor {name!r} has the unsupported dtype {tensor['dtype']}")
-        arrays[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
-    found = _describe(arrays)
-    for name in sorted({*found, *described}):
-        # Compared as JSON, in which 1, 1.0 and true differ.
-        got, expected = (json.dumps(tensors.get(name), sort_keys=True) for tensors in (found, described))
-        if name not in found or got != expected:
-            raise ValueError(f"{file}: tensor {name!r} is {got}, the manifest describes {expected}")
-    return {name: arrays[name] for name in described}
 
 
 def _failure(path: Path, what: str, error: BaseException, fix: str) -> CheckpointError:

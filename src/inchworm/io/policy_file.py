@@ -6,6 +6,7 @@ policy/policy.safetensors   parameters and observation statistics by name
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ import safetensors.numpy
 
 from inchworm import spaces
 from inchworm.errors import CheckpointError, RunFolderError
-from inchworm.io.checkpoint import _describe as describe_tensors
-from inchworm.io.checkpoint import _parse_object as parse_object
-from inchworm.io.checkpoint import _parse_tensors as parse_tensors
+from inchworm.io.files import (
+    FAILURES,
+    describe_tensors,
+    parse_object,
+    parse_tensors,
+    plain_arrays,
+    read_file,
+    replace_file,
+)
 from inchworm.models import observations
 from inchworm.models.actor_critic import ActorCritic
 from inchworm.models.policy import Policy
@@ -34,7 +41,7 @@ def save_policy(folder: Path, policy: Policy) -> None:
     """
     model = policy.model
     network = model.policy.network
-    arrays = to_arrays({"model": model, "obs_stats": policy.obs_stats})
+    arrays = plain_arrays(to_arrays({"model": model, "obs_stats": policy.obs_stats}))
     tensors = safetensors.numpy.save(arrays)
     document = {
         "format": FORMAT,
@@ -44,13 +51,14 @@ def save_policy(folder: Path, policy: Policy) -> None:
         "activation": network.activation,
         "normalized": any(stats is not None for stats in policy.obs_stats),
         "tensors": describe_tensors(arrays),
+        "size": len(tensors),
         "sha256": hashlib.sha256(tensors).hexdigest(),
         "info": policy.info,
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "policy.safetensors").write_bytes(tensors)
-        (folder / "policy.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        replace_file(folder / "policy.safetensors", tensors)
+        replace_file(folder / "policy.json", (json.dumps(document, indent=2) + "\n").encode())
     except OSError as error:
         raise RunFolderError(
             "policy", str(folder), f"cannot be written: {error.strerror}", "Free space or choose another folder."
@@ -64,22 +72,27 @@ def load_policy(folder: Path) -> Policy:
         CheckpointError: the files are missing, damaged or of another version.
     """
     try:
-        document = parse_object("policy.json", (folder / "policy.json").read_bytes())
-        if document["format"] != FORMAT:
-            raise ValueError(f"its format version is {document['format']!r}, this version of inchworm reads {FORMAT}")
-        tensors = (folder / "policy.safetensors").read_bytes()
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            document = parse_object("policy.json", read_file(descriptor, "policy.json", None))
+            if document["format"] != FORMAT:
+                raise ValueError(f"its format version is {document['format']!r}, this version reads {FORMAT}")
+            tensors = read_file(descriptor, "policy.safetensors", document["size"])
+        finally:
+            os.close(descriptor)
         if hashlib.sha256(tensors).hexdigest() != document["sha256"]:
             raise ValueError("policy.safetensors is damaged, its SHA-256 is not the one in policy.json")
-        template = _template(document)
-        tree = from_arrays(template, parse_tensors("policy.safetensors", tensors, document["tensors"]))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        arrays = parse_tensors("policy.safetensors", tensors, document["tensors"])
+        tree = from_arrays(_template(document), arrays)
+        info = document["info"]
+    except (*FAILURES, LookupError, AttributeError) as error:
         raise CheckpointError(
             "policy",
             str(folder),
             f"cannot be loaded: {error or type(error).__name__}",
             "Name another run or policy folder.",
         ) from error
-    return Policy(tree["model"], tree["obs_stats"], info=document["info"])
+    return Policy(tree["model"], tree["obs_stats"], info=info)
 
 
 def _template(document: dict[str, Any]) -> Any:

@@ -8,7 +8,6 @@ runs/<env>/<algorithm>/<UTC stamp>-seed<k>/
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inchworm.errors import CheckpointError, RunFolderError
+from inchworm.io.files import parse_object, replace_file
 
 
 @dataclass(frozen=True)
@@ -129,18 +129,16 @@ def open_run_folder(path: Path) -> RunFolder:
 
 def write_json(path: Path, document: Any) -> None:
     """Writes JSON so that the file is never half written."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, (json.dumps(document, indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON.
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
 
     Raises:
         CheckpointError: the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_object(path.name, path.read_bytes())
+    except (OSError, ValueError) as error:
         raise CheckpointError(path.name, str(path), f"cannot be read: {error}", "Name another run's folder.") from error

@@ -1,0 +1,145 @@
+"""Files that may be cut short, damaged or hostile: written durably, read without running anything.
+
+What the checkpoint and policy files share: JSON held to strict rules, tensors held to their description.
+"""
+
+import errno
+import json
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+MAX_JSON_BYTES = 16 << 20
+MAX_JSON_DEPTH = 64
+
+NUMPY_DTYPES = {
+    "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+}  # fmt: skip
+"""The dtypes that files hold, by their names in safetensors."""
+
+FAILURES = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, safetensors.SafetensorError)
+"""What hostile files and unsuitable values can raise here and in the libraries called."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a new file and waits until the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file so that it is the old one or the new one, never half of either."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        write_file(temporary, data)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has a folder's entries."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def read_file(folder: int, name: str, size: int | None) -> bytes:
+    """The bytes of a regular file, which must have `size` of them; None is a manifest's, whatever is allowed."""
+
+    def opener(path: str, flags: int) -> int:
+        # Without O_NONBLOCK, opening a FIFO waits for a writer.
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+
+    with open(name, "rb", opener=opener) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{name} is not a regular file")
+        if found.st_size > MAX_JSON_BYTES if size is None else found.st_size != size:
+            wanted = f"at most {MAX_JSON_BYTES}" if size is None else f"the manifest's {size}"
+            raise ValueError(f"{name} has {found.st_size} bytes, not {wanted}")
+        return file.read(found.st_size)
+
+
+def parse_object(what: str, data: bytes) -> dict[str, Any]:
+    """A JSON object; ValueError for anything else.
+
+    Strict but for NaN and Infinity, which Python writes too; bounded in size and depth, no key twice.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"{what} holds {len(data)} bytes of JSON, more than {MAX_JSON_BYTES}")
+    try:
+        depth = 0
+        for bracket in _STRING.sub(b"", data).translate(None, _NO_BRACKETS):
+            depth += 1 if bracket in b"[{" else -1
+            if depth > MAX_JSON_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_JSON_DEPTH}")
+        value = json.loads(data.decode(), object_pairs_hook=_unique_keys)
+    except ValueError as error:
+        raise ValueError(f"{what} is not good JSON: {error}") from error
+    if type(value) is not dict:
+        raise ValueError(f"{what} holds {type(value).__name__} instead of an object")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return unique
+
+
+def plain_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays in the layout that safetensors takes for granted without checking."""
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    for name, array in plain.items():
+        if array.dtype.name not in NUMPY_DTYPES.values():
+            raise ValueError(f"{name!r} has dtype {array.dtype}, checkpoints hold {', '.join(NUMPY_DTYPES.values())}")
+    return plain
+
+
+def describe_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Dtype and shape of each tensor, as JSON."""
+    return {name: {"dtype": array.dtype.name, "shape": array.shape} for name, array in arrays.items()}
+
+
+def parse_tensors(file: str, data: bytes, described: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays in a safetensors file; ValueError unless they are those that the manifest describes."""
+    # safetensors takes the last of two equal names; its header is JSON after a length of eight bytes.
+    parse_object(f"{file}'s header", data[8 : 8 + int.from_bytes(data[:8], "little")])
+    arrays = {}
+    for name, tensor in safetensors.deserialize(data):
+        dtype = NUMPY_DTYPES.get(tensor["dtype"])
+        if dtype is None:
+            raise ValueError(f"{file}: tensor {name!r} has the unsupported dtype {tensor['dtype']}")
+        arrays[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+    found = describe_tensors(arrays)
+    for name in sorted({*found, *described}):
+        # Compared as JSON, in which 1, 1.0 and true differ.
+        got, expected = (json.dumps(tensors.get(name), sort_keys=True) for tensors in (found, described))
+        if name not in found or got != expected:
+            raise ValueError(f"{file}: tensor {name!r} is {got}, the manifest describes {expected}")
+    return {name: arrays[name] for name in described}
