@@ -135,7 +135,11 @@ def recorded_updates(act_out, made_up):
         minibatch_size=6,
         hidden_sizes=(8,),
         gamma=0.9,
-        learning_rate=0.05,
+        learning_rate=0.1,
+        # Large, so that a step is a smooth function of its gradient and can be computed again by hand.
+        adam_epsilon=0.1,
+        vf_coef=0.5,
+        ent_coef=0.02,
         normalize_observation=False,
     )
     spec = spaces.EnvSpec(spaces.Box((3,), "float32", -1.0, 1.0), spaces.Discrete(4))

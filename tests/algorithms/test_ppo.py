@@ -172,26 +172,30 @@ def test_a_row_of_weight_zero_changes_nothing(hand_made):
     assert_trees_close(found, expected, atol=0.0)
 
 
-ONE_STEP = {"num_envs": 3, "horizon": 8, "num_epochs": 1, "minibatch_size": 24, "hidden_sizes": (4,)}
-TOTAL_STEPS = 240
-
-
 @pytest.fixture(scope="module")
 def one_step(act_out, made_up):
-    """PPO whose iteration is one gradient step over the whole batch; Adam's epsilon keeps the step smooth."""
+    """PPO whose iteration is one gradient step over the whole batch, and a rollout with rows that are no transition."""
     config = PPO(
-        **ONE_STEP,
+        num_envs=3,
+        horizon=8,
+        num_epochs=1,
+        minibatch_size=24,
+        hidden_sizes=(4,),
         gamma=0.9,
         gae_lambda=0.8,
-        adam_epsilon=0.1,
         learning_rate="linear:0.05:0",
-        ent_coef=0.02,
+        # Large, so that the step is a smooth function of the gradient.
+        adam_epsilon=0.1,
+        max_grad_norm=0.3,
         vf_coef=0.5,
     )
-    algorithm = ppo.make(config, CHOICE, TOTAL_STEPS)
+    algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
     state = made_up(algorithm.init, seed=1)
     rollout = act_out(state, (8, 3), seed=2, invalid=0.2)
     return config, jax.jit(algorithm.update), state, rollout
+
+
+TOTAL_STEPS = 240
 
 
 def oracle_batch_of(config: PPO, state: Any, rollout: Any) -> dict[str, np.ndarray]:
@@ -199,10 +203,8 @@ def oracle_batch_of(config: PPO, state: Any, rollout: Any) -> dict[str, np.ndarr
     # Without statistics yet, normalisation is the clip alone.
     limit = 5.0 if config.normalize_observation else np.inf
     features, next_features = (np.clip(obs, -limit, limit).reshape(24, 3) for obs in (rollout.obs, rollout.next_obs))
-    value, next_value = (
-        oracles.mlp(state.model.value.weights, state.model.value.biases, each)[:, 0]
-        for each in (features, next_features)
-    )
+    network = state.model.value
+    value, next_value = (oracles.mlp(network.weights, network.biases, each)[:, 0] for each in (features, next_features))
     advantage = oracles.generalized_advantage(
         rollout.reward,
         value.reshape(8, 3),
@@ -225,40 +227,55 @@ def oracle_batch_of(config: PPO, state: Any, rollout: Any) -> dict[str, np.ndarr
     }
 
 
-def hand_made_step(model: Any, gradient: Any, learning_rate: float, epsilon: float) -> Any:
-    """Adam's first step: both moments are corrected to the gradient itself."""
-    return jax.tree.map(lambda p, g: p - learning_rate * g / (np.abs(g) + epsilon), doubles(model), gradient)
+class Adam:
+    """Kingma and Ba (2015), Algorithm 1, over a tree."""
+
+    def __init__(self, model: Any, epsilon: float) -> None:
+        self.first = self.second = jax.tree.map(lambda p: 0.0 * p, doubles(model))
+        self.epsilon, self.count = epsilon, 0
+
+    def step(self, model: Any, gradient: Any, learning_rate: float) -> Any:
+        self.count += 1
+        self.first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, self.first, gradient)
+        self.second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, self.second, gradient)
+        first_share, second_share = 1 - 0.9**self.count, 1 - 0.999**self.count
+        return jax.tree.map(
+            lambda p, m, v: p - learning_rate * (m / first_share) / (np.sqrt(v / second_share) + self.epsilon),
+            doubles(model),
+            self.first,
+            self.second,
+        )
 
 
 def global_norm(gradient: Any) -> float:
     return math.sqrt(sum(float(np.sum(leaf**2)) for leaf in jax.tree.leaves(gradient)))
 
 
-def test_one_epoch_of_one_minibatch_is_one_step_of_adam_on_the_whole_loss(one_step):
+def test_one_epoch_of_one_minibatch_is_one_step_whose_gradient_is_clipped_by_its_global_norm(one_step):
     config, update, state, rollout = one_step
-    batch = oracle_batch_of(config, state, rollout)
-    gradient = oracle_gradient(state.model, batch, clip_range=0.2, vf_coef=0.5, ent_coef=0.02)
-    after, metrics = update(state, rollout)
-    assert_trees_close(after.model, hand_made_step(state.model, gradient, 0.05, 0.1), atol=2e-6)
-    assert metrics["loss/gradient_norm"] == pytest.approx(global_norm(gradient), rel=1e-4)
-
-
-def test_the_gradient_is_clipped_by_its_global_norm(act_out, made_up):
-    config = PPO(
-        **ONE_STEP, gamma=0.9, gae_lambda=0.8, adam_epsilon=0.1, learning_rate=0.05, max_grad_norm=0.3, vf_coef=0.5
-    )
-    algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
-    state = made_up(algorithm.init, seed=1)
-    rollout = act_out(state, (8, 3), seed=2)
     batch = oracle_batch_of(config, state, rollout)
     gradient = oracle_gradient(state.model, batch, clip_range=0.2, vf_coef=0.5, ent_coef=0.0)
     norm = global_norm(gradient)
     assert norm > 2 * config.max_grad_norm
     clipped = jax.tree.map(lambda g: g * config.max_grad_norm / norm, gradient)
-    after, metrics = jax.jit(algorithm.update)(state, rollout)
-    assert_trees_close(after.model, hand_made_step(state.model, clipped, 0.05, 0.1), atol=2e-6)
+    after, metrics = update(state, rollout)
+    expected = Adam(state.model, config.adam_epsilon).step(state.model, clipped, 0.05)
+    assert_trees_close(after.model, expected, atol=2e-6)
     # What is reported is the norm before the clip.
     assert metrics["loss/gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_an_update_is_a_step_of_adam_on_the_loss_of_each_minibatch(recorded_updates):
+    update = recorded_updates[0]
+    settings = {"clip_range": 0.2, "vf_coef": 0.5, "ent_coef": 0.02}
+    model, adam, norms = update.before.model, Adam(update.before.model, update.config.adam_epsilon), []
+    for minibatch in update.minibatches:
+        fields = {name: leaf for name, leaf in minibatch._asdict().items() if leaf is not None}
+        gradient = oracle_gradient(model, fields, **settings)
+        norms.append(global_norm(gradient))
+        model = adam.step(model, gradient, 0.1)
+    assert_trees_close(update.after.model, model, atol=2e-5)
+    assert update.metrics["loss/gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
 
 
 def test_the_learning_rate_goes_with_the_environment_steps_and_multiplies_the_direction(one_step):

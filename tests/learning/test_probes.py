@@ -36,13 +36,13 @@ def compiled(spec: EnvSpec):
     """One compilation for all probes of the same spaces."""
     algorithm = ppo.make(CONFIG, spec, TOTAL_STEPS)
     iteration = make_iteration(algorithm, spec, CONFIG.normalize_return, CONFIG.gamma)
-    return jax.jit(algorithm.init), jax.jit(iteration), jax.jit(evaluate)
+    return jax.jit(algorithm.init), jax.jit(iteration)
 
 
 def train(probe: type[probes.Probe], continuous: bool = False, seed: int = 0) -> TrainState:
     pool = GymnasiumPool(lambda: probe(continuous=continuous), CONFIG.num_envs, seed)
     collector = HostCollector(pool, CONFIG.horizon)
-    init, iterate, _ = compiled(pool.spec)
+    init, iterate = compiled(pool.spec)
     state = init(jax.random.key(seed))
     for _ in range(TOTAL_STEPS // CONFIG.steps_per_iteration):
         rollout, _ = collector.collect(state.model, state.obs_stats, collection_key(state.key, state.iteration))
@@ -52,19 +52,11 @@ def train(probe: type[probes.Probe], continuous: bool = False, seed: int = 0) ->
     return state
 
 
-def evaluate(state: TrainState, obs):
-    distribution, value = state.model.evaluate(observations.freeze(state.obs_stats), obs)
-    return jax.numpy.exp(distribution.log_prob(distribution.mode())), distribution.mode(), value
-
-
 def answers(state: TrainState, *obs: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probability (density) of the best action, that action, and the value, for each observation."""
-    model = state.model
-    _, _, evaluate_compiled = compiled(EnvSpec(model.observation_space, model.action_space))
-    # Always three rows, so that nothing is compiled twice.
-    rows = np.float32([*obs, 0, 0, 0])[:3, None]
-    probability, action, value = (np.asarray(each)[: len(obs)] for each in evaluate_compiled(state, rows))
-    return probability, action, value
+    """Probability (density) of the likeliest action, that action, and the value, for each observation."""
+    model, normalizers = observations.to_numpy((state.model, observations.freeze(state.obs_stats)))
+    distribution, value = model.evaluate(normalizers, np.float32(obs)[:, None])
+    return np.exp(distribution.log_prob(distribution.mode())), distribution.mode(), value
 
 
 def values(state: TrainState, *obs: float) -> np.ndarray:

@@ -1,0 +1,291 @@
+"""The public calls: train, resume, evaluate, load, act."""
+
+import subprocess
+import sys
+import threading
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import inchworm as iw
+from inchworm import api
+from inchworm.collect.host import HostCollector
+from inchworm.errors import InvariantError, RunFolderError
+from inchworm.io import checkpoint as checkpoints
+from inchworm.io.run_folder import RunFolder, read_json
+
+SMALL = iw.PPO(num_envs=2, horizon=16, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
+STEPS = 320
+
+
+def train(out, env="CartPole-v1", **options):
+    options = {"total_steps": STEPS, "evaluation_episodes": 0, "progress": False} | options
+    return iw.train(env, options.pop("algorithm", SMALL), out=out, **options)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("run"), evaluation_episodes=2)
+
+
+def test_a_run_leaves_everything_in_its_folder(run):
+    folder = RunFolder(run.folder)
+    for path in (folder.config, folder.provenance, folder.metrics, folder.summary, folder.curve, folder.policy):
+        assert path.exists(), path
+    assert any(folder.tensorboard.iterdir())
+    assert run.folder.parent.parent.name == "CartPole-v1"
+    assert run.folder.name.endswith("-seed0")
+    assert len(run.metrics()) == STEPS // SMALL.steps_per_iteration
+    assert run.summary["gradient_steps"] == STEPS // 32 * 2
+    assert read_json(folder.provenance)["numerics"]["threads"] == "1"
+
+
+def test_each_iteration_is_reported_in_order(tmp_path):
+    seen = []
+    train(tmp_path, on_iteration=seen.append)
+    assert [report.iteration for report in seen] == list(range(1, 11))
+    assert [report.env_steps for report in seen] == list(range(32, 352, 32))
+    assert all(report.metrics["policy/log_ratio_at_start"] < 1e-4 for report in seen)
+    assert seen[-1].seconds > seen[0].seconds
+
+
+def test_training_stops_at_the_first_iteration_that_reaches_the_budget(tmp_path):
+    assert train(tmp_path, total_steps=321).summary["env_steps"] == 352
+
+
+def test_training_stops_when_the_callback_says_so(tmp_path):
+    run = train(tmp_path, on_iteration=lambda report: report.iteration == 3)
+    assert (run.summary["stopped_by"], run.summary["iterations"]) == ("callback", 3)
+    assert [path.name for path in checkpoints.list_checkpoints(run.folder / "checkpoints")] == ["000003"]
+
+
+def test_training_stops_by_the_clock(tmp_path):
+    run = train(tmp_path, total_steps=10_000_000, algorithm=SMALL, max_seconds=0.3)
+    assert run.summary["stopped_by"] == "max_seconds"
+    assert run.summary["env_steps"] < 10_000_000
+
+
+def test_training_stops_at_a_return(tmp_path):
+    run = train(tmp_path, total_steps=100_000, stop_return=5.0)
+    assert run.summary["stopped_by"] == "stop_return"
+    assert run.summary["episodes"] >= 100, "the mean of fewer episodes is not the score"
+
+
+def test_a_callback_that_raises_is_dropped_and_changes_nothing(run, tmp_path):
+    def fails(report):
+        raise ValueError("no screen")
+
+    with pytest.warns(UserWarning, match="fails raised ValueError: no screen"):
+        other = train(tmp_path, on_iteration=fails)
+    assert other.summary["parameters_sha256"] == run.summary["parameters_sha256"]
+
+
+def test_a_full_disk_stops_no_training_and_is_told(run, tmp_path, monkeypatch):
+    write, failures = checkpoints.write_file, iter([True, True])
+
+    def full(*args):
+        if next(failures, False):
+            raise OSError(28, "No space left on device")
+        write(*args)
+
+    monkeypatch.setattr(checkpoints, "write_file", full)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        other = train(tmp_path, checkpoint_seconds=0.0)
+    assert other.summary["parameters_sha256"] == run.summary["parameters_sha256"]
+    assert checkpoints.list_checkpoints(other.folder / "checkpoints")[-1].name == "000010"
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(tmp_path):
+    run = train(tmp_path, checkpoint_seconds=0.0, keep_checkpoints=2)
+    names = [path.name for path in checkpoints.list_checkpoints(run.folder / "checkpoints")]
+    assert names[-2:] == ["000009", "000010"]
+    assert len(names) <= 3
+    returns = {row["iteration"]: row.get("episode/return_100", -np.inf) for row in run.metrics()}
+    assert f"{max(returns, key=returns.__getitem__):06d}" in names
+
+
+def test_a_loaded_policy_acts_as_the_trained_one(run):
+    obs = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    loaded = iw.load(run.folder)
+    np.testing.assert_array_equal(loaded.policy.act(obs, deterministic=True), run.policy.act(obs, deterministic=True))
+    assert loaded.summary == read_json(run.folder / "summary.json")
+    alone = iw.load_policy(run.folder / "policy")
+    np.testing.assert_array_equal(alone.act(obs, deterministic=True), run.policy.act(obs, deterministic=True))
+    assert alone.info["env"] == "CartPole-v1"
+
+
+def test_a_policy_acts_on_one_observation_or_a_batch(run):
+    one = run.policy.act(np.zeros(4), deterministic=True)
+    many = run.policy.act(np.zeros((3, 4)), deterministic=True)
+    assert np.shape(one) == ()
+    assert many.tolist() == [one] * 3
+    assert gymnasium.spaces.Discrete(2).contains(one)
+    with pytest.raises(iw.InchwormError, match=r"\(5,\)"):
+        run.policy.act(np.zeros(5))
+
+
+def test_a_policy_samples_both_actions_and_its_mode_is_the_likelier(run):
+    obs = np.zeros((4000, 4), np.float32)
+    share = run.policy.act(obs).mean()
+    assert 0.01 < share < 0.99
+    if abs(share - 0.5) > 0.05:
+        assert run.policy.act(obs[:1], deterministic=True)[0] == (share > 0.5)
+
+
+def test_evaluation_is_repeatable_and_apart_from_training(run):
+    first, second = run.evaluate(episodes=3), run.evaluate(episodes=3)
+    assert first.returns == second.returns == [float(length) for length in first.lengths]
+    assert run.evaluate(episodes=3, seed=5).returns != first.returns
+
+
+def test_an_endless_episode_is_cut_and_counted_in_evaluation(run):
+    class Endless(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(4, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(4, np.float32), 1.0, False, False, {}
+
+    from inchworm.collect.evaluate import evaluate
+
+    result = evaluate(run.policy, Endless, episodes=2, max_episode_steps=50)
+    assert (result.unfinished, result.lengths) == (2, [50, 50])
+
+
+def test_a_function_a_class_and_an_id_train_alike(run, tmp_path):
+    made = train(tmp_path / "function", env=lambda: gymnasium.make("CartPole-v1"))
+    assert made.summary["parameters_sha256"] == run.summary["parameters_sha256"]
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+    by_class = train(tmp_path / "class", env=CartPoleEnv)
+    assert "CartPoleEnv" in str(by_class.folder)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_vector_environment_trains_in_every_autoreset_mode(tmp_path, mode):
+    env = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2, autoreset_mode=mode)
+    run = train(tmp_path, env=env)
+    assert run.summary["skipped_updates"] == 0
+    assert run.summary["episodes"] > 0
+
+
+def test_a_vector_environment_brings_its_own_number_of_environments(tmp_path):
+    env = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 4)
+    run = iw.train(
+        env, total_steps=64, horizon=16, minibatch_size=16, out=tmp_path, evaluation_episodes=0, progress=False
+    )
+    assert run.config.algorithm.num_envs == 4
+    with pytest.raises(iw.InchwormError, match="num_envs = 2"):
+        train(tmp_path, env=env)
+
+
+def test_training_works_in_a_thread(run, tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(tmp_path)))
+    thread.start()
+    thread.join()
+    assert results[0].summary["parameters_sha256"] == run.summary["parameters_sha256"]
+
+
+def test_a_run_cannot_be_resumed_while_it_trains(tmp_path):
+    errors = []
+
+    def resume_meanwhile(report):
+        if report.iteration == 2:
+            try:
+                iw.resume(next(tmp_path.glob("*/ppo/*")), progress=False)
+            except RunFolderError as error:
+                errors.append(error)
+
+    train(tmp_path, on_iteration=resume_meanwhile, checkpoint_seconds=0.0)
+    assert "another process" in str(errors[0])
+
+
+def test_a_larger_budget_makes_a_new_run_that_names_its_parent(run):
+    longer = iw.resume(run.folder, total_steps=2 * STEPS, evaluation_episodes=0, progress=False)
+    assert longer.folder != run.folder
+    assert read_json(longer.folder / "provenance.json")["parent"] == str(run.folder)
+    assert longer.summary["env_steps"] == 2 * STEPS
+    assert longer.summary["parameters_sha256"] != run.summary["parameters_sha256"]
+
+
+def test_metric_lines_past_the_checkpoint_are_dropped_at_resume(tmp_path):
+    run = train(tmp_path, on_iteration=lambda report: report.iteration == 4)
+    metrics = RunFolder(run.folder).metrics
+    lines = metrics.read_text()
+    later = lines.splitlines()[-1].replace('"iteration": 4', '"iteration": 5')
+    metrics.write_text(f'{lines}{later}\n{{"iteration": 6, "env_st')
+    resumed = iw.resume(run.folder, evaluation_episodes=0, progress=False)
+    assert [row["iteration"] for row in resumed.metrics()] == list(range(1, 11))
+
+
+def test_a_resume_on_other_versions_is_told_as_not_exact(tmp_path):
+    run = train(tmp_path, on_iteration=lambda report: report.iteration == 4)
+    provenance = RunFolder(run.folder).provenance
+    provenance.write_text(provenance.read_text().replace('"threads": "1"', '"threads": "64"'))
+    with pytest.warns(UserWarning, match="threads was '64' and is '1'"):
+        iw.resume(run.folder, evaluation_episodes=0, progress=False)
+
+
+def test_statistics_that_move_between_acting_and_updating_are_named(tmp_path, monkeypatch):
+    collect = HostCollector.collect
+
+    def drifting(self, model, obs_stats, key):
+        moved = tuple(stats._replace(mean=stats.mean + 0.5) for stats in obs_stats)
+        return collect(self, model, moved, key)
+
+    monkeypatch.setattr(HostCollector, "collect", drifting)
+    # The last layer starts small, so the first update must let the policy depend on what it sees.
+    with pytest.raises(InvariantError, match=r"1\.0\.mean"):
+        train(
+            tmp_path, algorithm=iw.PPO(num_envs=2, horizon=16, minibatch_size=16, hidden_sizes=(8,), learning_rate=0.1)
+        )
+
+
+def test_log_probabilities_changed_after_acting_are_told(tmp_path, monkeypatch):
+    collect = HostCollector.collect
+
+    def changed(*args):
+        rollout, episodes = collect(*args)
+        return rollout._replace(log_prob=rollout.log_prob + 0.01), episodes
+
+    monkeypatch.setattr(HostCollector, "collect", changed)
+    with pytest.raises(InvariantError, match="stored log-probabilities or actions were changed"):
+        train(tmp_path)
+
+
+def test_the_number_of_cores_changes_no_bit(tmp_path):
+    """A fixed number of threads, whatever the machine: the same run on one core and on all."""
+    code = (
+        "import os, sys; os.sched_setaffinity(0, eval(sys.argv[1])); import inchworm as iw;"
+        "run = iw.train('Pendulum-v1', iw.PPO(num_envs=8, horizon=256, minibatch_size=1024, num_epochs=2),"
+        "total_steps=4096, out=sys.argv[2], evaluation_episodes=0, progress=False);"
+        "print(run.summary['parameters_sha256'])"
+    )
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", code, cores, str(tmp_path / str(index))], check=True, capture_output=True, text=True
+        ).stdout
+        for index, cores in enumerate(["{0}", "set(range(os.cpu_count()))"])
+    }
+    assert len(hashes) == 1
+
+
+def test_compiled_functions_are_shared_by_runs_that_differ_in_seed(run):
+    source = api.env_source("CartPole-v1")
+    assert api._compiled(SMALL, source.spec, STEPS) is api._compiled(SMALL, source.spec, STEPS)
+
+
+def test_importing_the_package_computes_nothing_and_sets_nothing():
+    code = (
+        "import jax; before = dict(jax.config.values); import inchworm;"
+        "from jax._src import xla_bridge; assert not xla_bridge._backends;"
+        "assert dict(jax.config.values) == before; import sys;"
+        "assert not {'matplotlib', 'tensorboardX', 'imageio', 'mujoco'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
