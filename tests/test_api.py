@@ -1,5 +1,6 @@
 """The public calls: train, resume, evaluate, load, act."""
 
+import dataclasses
 import subprocess
 import sys
 import threading
