@@ -243,9 +243,7 @@ def test_statistics_that_move_between_acting_and_updating_are_named(tmp_path, mo
     monkeypatch.setattr(HostCollector, "collect", drifting)
     # The last layer starts small, so the first update must let the policy depend on what it sees.
     with pytest.raises(InvariantError, match=r"1\.0\.mean"):
-        train(
-            tmp_path, algorithm=iw.PPO(num_envs=2, horizon=16, minibatch_size=16, hidden_sizes=(8,), learning_rate=0.1)
-        )
+        train(tmp_path, algorithm=dataclasses.replace(SMALL, learning_rate=0.1))
 
 
 def test_log_probabilities_changed_after_acting_are_told(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ class Options:
     Exit status 2 if something will break or spoil training.
     """
 
-    env: tyro.conf.Positional[str]
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Gymnasium id (HalfCheetah-v5), or module:factory for an environment of your own."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""

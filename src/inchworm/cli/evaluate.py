@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -13,7 +14,7 @@ from inchworm.api import load
 class Options:
     """Runs whole episodes with a run's policy, acting by its modes and by its samples, in environments of their own."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's folder."""
     episodes: int = 20
     """Episodes of each kind."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,7 +15,7 @@ from inchworm.io.run_folder import open_run_folder, read_json
 class Options:
     """Draws return over environment steps, of one run or of several side by side."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run folders."""
     out: Path | None = None
     """The picture (.png, .svg, .pdf); by default curve.png in the run's folder, or in this one for several runs."""

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -36,7 +36,7 @@ class Options:
     The defaults shown are those of the preset that fits ENV: name ENV before --help to see them.
     """
 
-    env: tyro.conf.Positional[str]
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Gymnasium id (HalfCheetah-v5), or module:factory for an environment of your own."""
     ppo: tyro.conf.OmitArgPrefixes[PPO]
     preset: str | None = None
