@@ -42,10 +42,16 @@ def test_rows_that_are_all_alike_standardize_to_zero():
     )
 
 
-def test_clip_fraction_counts_ratios_outside_the_range_among_the_rows_that_count():
-    log_ratio = np.log(np.float32([1.0, 1.19, 1.21, 0.81, 0.79, 5.0]))
-    assert clip_fraction(log_ratio, 0.2, np.ones(6, np.float32)) == pytest.approx(3 / 6)
-    assert clip_fraction(log_ratio, 0.2, np.float32([1, 1, 1, 1, 1, 0])) == pytest.approx(2 / 5)
+@pytest.mark.parametrize(
+    ("ratio", "outside"), [(1.0, 0), (1.19, 0), (1.21, 1), (0.81, 0), (0.79, 1), (5.0, 1), (0.01, 1)]
+)
+def test_a_ratio_counts_as_clipped_outside_one_plus_minus_the_range(ratio, outside):
+    assert clip_fraction(np.log(np.float32([ratio])), 0.2, np.ones(1, np.float32)) == outside
+
+
+def test_the_clip_fraction_is_a_share_of_the_rows_that_count():
+    log_ratio = np.log(np.float32([1.0, 1.5, 0.9, 5.0]))
+    assert clip_fraction(log_ratio, 0.2, np.float32([1, 1, 1, 0])) == pytest.approx(1 / 3)
 
 
 def test_explained_variance_is_one_for_the_returns_and_zero_for_a_constant():

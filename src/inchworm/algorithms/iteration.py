@@ -30,6 +30,8 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, normalize_return: bool, 
     4. observation statistics take in the rollout: they never move between acting and updating;
     5. if anything in the rollout or the result is NaN or infinite, the old parameters, optimiser and statistics
        stay, bit for bit, and the skip is counted.
+
+    Where gamma is scheduled, the returns that scale rewards are discounted by its start throughout.
     """
 
     def iterate(state: TrainState, rollout: Rollout) -> tuple[TrainState, Metrics]:
