@@ -8,7 +8,9 @@ import math
 from dataclasses import dataclass, field
 
 import jax
-from jaxtyping import Float
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from inchworm.types import AnyArray, PRNGKey
 
@@ -51,10 +53,21 @@ def orthogonal_mlp(
     Hidden layers have gain sqrt(2), the last `last_layer_scale`. Not in arXiv:1707.06347: openai/baselines ppo2.
     """
     sizes = (inputs, *hidden_sizes, outputs)
-    gains = (math.sqrt(2.0),) * len(hidden_sizes) + (last_layer_scale,)
-    keys = jax.random.split(key, len(gains))
+    shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+    gains = [math.sqrt(2.0)] * len(hidden_sizes) + [last_layer_scale]
+    # Drawn at once, because each draw of its own costs most of a second of compilation.
+    normal = jax.random.normal(key, (sum(fan_in * fan_out for fan_in, fan_out in shapes),))
+    parts = jnp.split(normal, np.cumsum([fan_in * fan_out for fan_in, fan_out in shapes])[:-1])
     weights = tuple(
-        jax.nn.initializers.orthogonal(gain)(layer_key, (fan_in, fan_out), "float32")
-        for layer_key, gain, fan_in, fan_out in zip(keys, gains, sizes[:-1], sizes[1:], strict=True)
+        gain * _orthogonal(part.reshape(shape)) for part, shape, gain in zip(parts, shapes, gains, strict=True)
     )
-    return MLP(weights, tuple(jax.numpy.zeros(size, "float32") for size in sizes[1:]), activation)
+    return MLP(weights, tuple(jnp.zeros(size, jnp.float32) for size in sizes[1:]), activation)
+
+
+def _orthogonal(normal: Float[Array, "m n"]) -> Float[Array, "m n"]:
+    """A uniformly distributed matrix of orthonormal columns, or rows if there are more columns than rows."""
+    tall = normal if normal.shape[0] >= normal.shape[1] else normal.T
+    q, r = jnp.linalg.qr(tall)
+    # The signs make the distribution uniform (Mezzadri 2007, "How to generate random matrices").
+    q = q * jnp.sign(jnp.diagonal(r))
+    return q if tall is normal else q.T

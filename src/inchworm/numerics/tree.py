@@ -74,13 +74,15 @@ def fingerprint(tree: Any) -> str:
 
 def all_finite(tree: Any) -> Bool[Array, ""]:
     """True if no floating-point leaf holds NaN or infinity."""
-    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats])) if floats else jnp.array(True)
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    # One long vector, because a kernel for each leaf is what compiling takes its time for.
+    return jnp.all(jnp.isfinite(jnp.concatenate(floats))) if floats else jnp.array(True)
 
 
 def select(condition: Bool[Array, ""], if_true: Any, if_false: Any) -> Any:
     """One of two trees of the same structure, whole."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+    return jax.lax.cond(condition, lambda: if_true, lambda: if_false)
 
 
 def flatten_time(tree: Any) -> Any:
