@@ -200,13 +200,8 @@ def garbage(array: np.ndarray, valid: np.ndarray, value: float) -> np.ndarray:
     return np.where(valid.reshape(valid.shape + (1,) * (array.ndim - 2)), array, array.dtype.type(value))
 
 
-NOT_BLANKED = pytest.mark.xfail(strict=True, reason="iteration._blank_invalid_rows leaves the action as it is")
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize(
-    "fields", [["obs", "next_obs", "reward", "log_prob"], pytest.param(["action"], marks=NOT_BLANKED)], ids=",".join
-)
+@pytest.mark.parametrize("fields", [["obs", "next_obs", "reward", "log_prob"], ["action"]], ids=",".join)
 def test_rows_that_are_no_transition_may_hold_anything(iterate, trained, fresh_rollout, fields, value):
     zeros, filled = (
         fresh_rollout._replace(**{f: garbage(getattr(fresh_rollout, f), fresh_rollout.valid, v) for f in fields})

@@ -55,10 +55,8 @@ def _blank_invalid_rows(rollout: Rollout) -> Rollout:
     def blank(leaf: Array) -> Array:
         return jnp.where(valid.reshape(valid.shape + (1,) * (leaf.ndim - 2)), leaf, jnp.zeros_like(leaf))
 
-    obs, next_obs, reward, log_prob = jax.tree.map(
-        blank, (rollout.obs, rollout.next_obs, rollout.reward, rollout.log_prob)
-    )
-    return rollout._replace(obs=obs, next_obs=next_obs, reward=reward, log_prob=log_prob)
+    fields = ("obs", "next_obs", "action", "reward", "log_prob")
+    return rollout._replace(**{name: jax.tree.map(blank, getattr(rollout, name)) for name in fields})
 
 
 def _scale_rewards(state: TrainState, rollout: Rollout, gamma: float) -> tuple[TrainState, Rollout]:
