@@ -4,6 +4,7 @@ A network is a pytree of its arrays with a `__call__` written against the namesp
 code runs on JAX arrays and on NumPy arrays.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -53,7 +54,7 @@ def orthogonal_mlp(
     Hidden layers have gain sqrt(2), the last `last_layer_scale`. Not in arXiv:1707.06347: openai/baselines ppo2.
     """
     sizes = (inputs, *hidden_sizes, outputs)
-    shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+    shapes = list(itertools.pairwise(sizes))
     gains = [math.sqrt(2.0)] * len(hidden_sizes) + [last_layer_scale]
     # Drawn at once, because each draw of its own costs most of a second of compilation.
     normal = jax.random.normal(key, (sum(fan_in * fan_out for fan_in, fan_out in shapes),))
