@@ -37,7 +37,10 @@ def check_number(
     fix = "Give a finite number" + " ".join([""] + [limit for limit in limits if limit]) + "."
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(field, value, "is not a number", fix)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise ConfigError(field, value, "is not finite", fix)
     too_low = (above is not None and number <= above) or (minimum is not None and number < minimum)

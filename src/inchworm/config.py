@@ -39,11 +39,15 @@ class RunConfig:
     """Threads of XLA's CPU backend; more than one pays only for wide networks, and changes results in the last bits."""
 
     def __post_init__(self) -> None:
-        check_integer("total_steps", self.total_steps, 1)
-        check_integer("seed", self.seed, 0, 2**32 - 1)
         check_number("checkpoint_seconds", self.checkpoint_seconds, minimum=0.0)
-        check_integer("keep_checkpoints", self.keep_checkpoints, 1)
-        check_integer("threads", self.threads, 1)
+        integers = {
+            "total_steps": (1, None),
+            "seed": (0, 2**32 - 1),
+            "keep_checkpoints": (1, None),
+            "threads": (1, None),
+        }
+        for name, (minimum, maximum) in integers.items():
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum, maximum))
         if self.stop_return is not None:
             check_number("stop_return", self.stop_return)
         if self.max_seconds is not None:

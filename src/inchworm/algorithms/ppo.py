@@ -70,10 +70,8 @@ class PPO:
     """Activation of the hidden layers."""
 
     def __post_init__(self) -> None:
-        check_integer("num_envs", self.num_envs, 1)
-        check_integer("horizon", self.horizon, 1)
-        check_integer("num_epochs", self.num_epochs, 1)
-        check_integer("minibatch_size", self.minibatch_size, 2)
+        for name, minimum in {"num_envs": 1, "horizon": 1, "num_epochs": 1, "minibatch_size": 2}.items():
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum))
         _check_minibatch_size(self.minibatch_size, self.steps_per_iteration)
         check_number("adam_epsilon", self.adam_epsilon, above=0.0)
         scalars = {
