@@ -64,7 +64,8 @@ def result(task: str, folders: list[RunFolder]) -> dict[str, Any]:
     bar = TASKS[task]
     summaries = [read_json(folder.summary) for folder in folders]
     scores = [summary["return_100"] for summary in summaries]
-    interval = bootstrap((scores,), np.mean, n_resamples=10_000, rng=0).confidence_interval
+    # Percentiles, because the corrected interval is undefined where all seeds score alike.
+    interval = bootstrap((scores,), np.mean, n_resamples=10_000, method="percentile", rng=0).confidence_interval
     facts = provenance()
     return {
         "task": task,
@@ -102,6 +103,7 @@ def main(tasks: tuple[str, ...] = tuple(TASKS), jobs: int = 2, runs: Path = Path
         jobs: runs at once.
         runs: where the runs' folders are kept; runs found there are not repeated.
     """
+    (HERE / "results").mkdir(exist_ok=True)
     for task in tasks:
         with ThreadPoolExecutor(jobs) as pool:
             folders = list(pool.map(lambda seed, task=task: train(task, seed, runs), range(TASKS[task].seeds)))

@@ -80,19 +80,20 @@ def interrupt(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
 
-def stopped(name, folder, **options):
-    """Trains until SIGTERM comes; the folder of the stopped run, or None if the run ended before."""
-    # A signal that comes when the loop has already ended must not end the tests.
+@pytest.fixture(autouse=True)
+def late_signals_are_ignored():
+    """A signal that comes when the loop has already ended must not end the tests."""
     before = signal.signal(signal.SIGTERM, lambda *_: None)
-    code = None
-    try:
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def stopped(name, folder, **options):
+    """Trains until SIGTERM comes; the folder of the stopped run."""
+    with pytest.raises(SystemExit) as exit:
         run(name, folder, name="stopped", **options)
-    except SystemExit as exit:
-        code = exit.code
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert code in (None, 143)
-    return next(folder.glob("*/ppo/stopped")) if code else None
+    assert exit.value.code == 143
+    return next(folder.glob("*/ppo/stopped"))
 
 
 def stopped_at(name, folder, iteration, delay):
@@ -104,9 +105,10 @@ def stopped_at(name, folder, iteration, delay):
             timers.append(threading.Timer(delay, interrupt))
             timers[0].start()
 
-    path = stopped(name, folder, on_iteration=start_timer)
-    timers[0].join()
-    return path
+    try:
+        return stopped(name, folder, on_iteration=start_timer)
+    finally:
+        timers[0].join()
 
 
 def resumed_hash(name, path):
@@ -141,7 +143,6 @@ def test_stopping_at_random_instants_changes_no_bit(unstopped, tmp_path, capsys)
     while len(stops) < INSTANTS:
         folder = tmp_path / str(len(stops))
         path = stopped_at(name, folder, random.integers(1, iterations // 2), random.uniform(0.0, duration))
-        assert path is not None
         stops.append(read_json(RunFolder(path).summary)["iterations"])
         assert resumed_hash(name, path) == expected
     with capsys.disabled():
