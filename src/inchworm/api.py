@@ -141,8 +141,8 @@ def train(
         keep_checkpoints=keep_checkpoints,
         threads=threads,
     )
-    folder = create_run_folder(Path(out), config.env, "ppo", seed, name)
-    return _Trainer(config, source, folder, evaluation_episodes, on_iteration, progress).run(None)
+    trainer = _Trainer(config, source, evaluation_episodes, on_iteration, progress)
+    return trainer.run(create_run_folder(Path(out), config.env, "ppo", seed, name), None)
 
 
 def resume(
@@ -178,15 +178,17 @@ def resume(
     if total_steps is not None and total_steps != config.total_steps:
         check_integer("total_steps", total_steps, checkpoint.env_steps + 1)
         config = dataclasses.replace(config, total_steps=total_steps)
-        parent, folder = folder, create_run_folder(folder.path.parents[2], config.env, "ppo", config.seed, None)
+        parent, folder = folder, None
     elif checkpoint.env_steps >= config.total_steps:
         raise ConfigError(
             "run", str(path), f"has finished its {config.total_steps} steps", "Give a larger --total-steps to go on."
         )
     else:
         parent = None
-    trainer = _Trainer(config, source, folder, evaluation_episodes, on_iteration, progress)
-    return trainer.run(checkpoint, None if parent is None else parent.path)
+    trainer = _Trainer(config, source, evaluation_episodes, on_iteration, progress)
+    if folder is None:
+        folder = create_run_folder(Path(path).resolve().parents[2], config.env, "ppo", config.seed, None)
+    return trainer.run(folder, checkpoint, None if parent is None else parent.path)
 
 
 def load(path: str | Path) -> Run:
@@ -258,29 +260,29 @@ class _Trainer:
         self,
         config: RunConfig,
         source: EnvSource,
-        folder: RunFolder,
         evaluation_episodes: int,
         on_iteration: Observer | None,
         show_progress: bool,
     ) -> None:
-        self.config, self.source, self.folder = config, source, folder
-        self.evaluation_episodes, self.on_iteration, self.show_progress = (
-            evaluation_episodes,
-            on_iteration,
-            show_progress,
-        )
+        """Builds what can fail for a wrong environment or setting, before anything is written."""
+        self.config, self.source = config, source
+        self.evaluation_episodes, self.on_iteration = evaluation_episodes, on_iteration
+        self.show_progress = show_progress
         self.init, self.iterate = _compiled(config.algorithm, source.spec, config.total_steps)
+        self.template = jax.eval_shape(self.init, jax.random.key(0))
+        self.collector = HostCollector(
+            source.make_pool(config.algorithm.num_envs, config.seed), config.algorithm.horizon
+        )
         self.progress = Progress()
         self.best: tuple[int, float] | None = None
         self.save_failure: CheckpointError | None = None
 
-    def run(self, checkpoint: Checkpoint | None, parent: Path | None = None) -> Run:
+    def run(self, folder: RunFolder, checkpoint: Checkpoint | None, parent: Path | None = None) -> Run:
         """The whole run, from nothing or from a checkpoint."""
-        with self.folder.lock(), contextlib.ExitStack() as stack:
-            self.collector = HostCollector(
-                self.source.make_pool(self.config.algorithm.num_envs, self.config.seed), self.config.algorithm.horizon
-            )
+        self.folder = folder
+        with contextlib.ExitStack() as stack:
             stack.callback(self.collector.close)
+            stack.enter_context(folder.lock())
             if checkpoint is None:
                 state = self.init(jax.random.key(self.config.seed))
                 write_json(self.folder.provenance, provenance() | {"resumed": []})
@@ -323,8 +325,7 @@ class _Trainer:
 
     def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> TrainState:
         """State, environments and progress of a checkpoint."""
-        template = jax.eval_shape(self.init, jax.random.key(0))
-        state = from_arrays(template, checkpoint.state)
+        state = from_arrays(self.template, checkpoint.state)
         problems = self.collector.restore(checkpoint.collector_arrays, checkpoint.collector.get("collector", {}))
         try:
             remembered = dict(checkpoint.collector["progress"])
