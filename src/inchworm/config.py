@@ -137,8 +137,6 @@ PRESETS = {
         PPO(
             num_envs=4,
             horizon=1024,
-            minibatch_size=64,
-            learning_rate="linear:1e-3:0",
             gamma=0.9,
             normalize_return=True,
             max_grad_norm=0.5,
