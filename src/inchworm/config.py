@@ -135,8 +135,8 @@ PRESETS = {
     ),
     "pendulum": Preset(
         PPO(
-            num_envs=4,
-            horizon=1024,
+            num_envs=8,
+            horizon=256,
             gamma=0.9,
             normalize_return=True,
             max_grad_norm=0.5,
