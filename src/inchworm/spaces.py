@@ -162,11 +162,6 @@ def storage_dtype(leaf: Box | Discrete) -> np.dtype[Any]:
     return np.dtype(leaf.dtype if leaf.dtype in ("uint8", "int8", "bool") else np.float32)
 
 
-def action_shape(space: Space) -> tuple[int, ...]:
-    """Shape of the policy's own action: a flat vector for a Box, a scalar for one choice."""
-    return (space.size,) if isinstance(space, Box) else ()
-
-
 def action_door(space: Space) -> Callable[[np.ndarray], np.ndarray]:
     """The function that takes a batch of the policy's own actions (N, ...) to what environments are sent.
 

@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces as gym_spaces
 from gymnasium.vector import SyncVectorEnv
 
+from fixed_model import fixed_model
 from inchworm import spaces
 from inchworm.collect import acting
 from inchworm.collect.host import HostCollector
@@ -16,8 +17,6 @@ from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.vector import VectorPool
 from inchworm.errors import CheckpointError
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic, CategoricalHead, GaussianHead, Policy
-from inchworm.models.networks import MLP
 from inchworm.numerics.running_stats import RunningStats
 
 NUM_ENVS = 3
@@ -65,23 +64,6 @@ class DictToy(Toy):
 TOYS = [Toy, BoxToy, DictToy]
 
 
-def fixed_model(spec):
-    """A small model of fixed random weights; orthogonal ones take seconds to compile."""
-    rng = np.random.default_rng(0)
-    inputs = observations.num_features(spec.observation_space)
-
-    def mlp(outputs):
-        weights = [rng.normal(size=size).astype(np.float32) for size in ((inputs, 8), (8, outputs))]
-        return MLP(tuple(weights), (np.zeros(8, np.float32), np.zeros(outputs, np.float32)), "tanh")
-
-    match spec.action_space:
-        case spaces.Discrete(n):
-            head = CategoricalHead(n)
-        case spaces.Box(size=size):
-            head = GaussianHead(np.full(size, -0.5, np.float32))
-    return ActorCritic(Policy(mlp(head.num_outputs), head), mlp(1), spec.observation_space, spec.action_space)
-
-
 def statistics(spec):
     """Statistics that are not those of any rollout, so that forgetting them shows."""
     return tuple(
@@ -98,7 +80,7 @@ class Run:
     def __init__(self, toy, horizon=HORIZON, pool=None):
         self.pool = pool or GymnasiumPool(toy, NUM_ENVS, 4)
         self.collector = HostCollector(self.pool, horizon)
-        self.model, self.stats = fixed_model(self.pool.spec), statistics(self.pool.spec)
+        self.model, self.stats = fixed_model(self.pool.spec, log_std=-0.5), statistics(self.pool.spec)
 
     def collect(self, number):
         return self.collector.collect(self.model, self.stats, jax.random.key(number))

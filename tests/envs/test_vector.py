@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces as gym_spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
 
+from fixed_model import fixed_model
 from inchworm import spaces
 from inchworm.collect.host import HostCollector
 from inchworm.envs.gymnasium import GymnasiumPool
@@ -18,8 +19,6 @@ from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
 from inchworm.envs.vector import VectorPool
 from inchworm.errors import CheckpointError, EnvironmentContractError, UnsupportedSpaceError
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic, CategoricalHead, GaussianHead, Policy
-from inchworm.models.networks import MLP
 from inchworm.rl.returns import generalized_advantage
 
 NUM_ENVS = 3
@@ -139,23 +138,6 @@ def play(pool, rows=ROWS, chunk=CHUNK):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def fixed_model(spec):
-    """A small model of fixed random weights; orthogonal ones take seconds to compile."""
-    rng = np.random.default_rng(0)
-    inputs = observations.num_features(spec.observation_space)
-
-    def mlp(outputs):
-        weights = [rng.normal(size=size).astype(np.float32) for size in ((inputs, 8), (8, outputs))]
-        return MLP(tuple(weights), (np.zeros(8, np.float32), np.zeros(outputs, np.float32)), "tanh")
-
-    match spec.action_space:
-        case spaces.Discrete(n):
-            head = CategoricalHead(n)
-        case spaces.Box(size=size):
-            head = GaussianHead(np.zeros(size, np.float32))
-    return ActorCritic(Policy(mlp(head.num_outputs), head), mlp(1), spec.observation_space, spec.action_space)
-
-
 @jax.jit
 def estimate(model, normalizers, obs, next_obs, reward, terminated, truncated, valid):
     """V(next_obs) and the advantages, computed as an update computes them, on the rows as they are."""
@@ -176,7 +158,7 @@ def transitions(pool):
         for kind in ("obs", "next_obs")
     )
     ends = rows["terminated"], rows["truncated"] & ~rows["terminated"]
-    estimates = estimate(fixed_model(pool.spec), normalizers, obs, next_obs, rows["reward"], *ends, valid)
+    estimates = estimate(fixed_model(pool.spec, log_std=0.0), normalizers, obs, next_obs, rows["reward"], *ends, valid)
     rows |= dict(zip(("next_value", "advantage"), map(np.asarray, estimates), strict=True))
     return [{name: part[valid[:, index], index] for name, part in rows.items()} for index in range(NUM_ENVS)]
 
@@ -500,7 +482,7 @@ def test_a_garbled_snapshot_is_refused(document):
 def test_collected_episodes_do_not_count_reset_rows():
     def ends(pool):
         collector = HostCollector(pool, 60)
-        model = fixed_model(pool.spec)
+        model = fixed_model(pool.spec, log_std=0.0)
         stats = observations.empty_stats(pool.spec.observation_space, False)
         found = [[] for _ in range(NUM_ENVS)]
         for seed in range(2):

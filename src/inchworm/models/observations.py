@@ -1,6 +1,6 @@
 """From raw observations to the vector a network reads, in one place for acting, updating and evaluation."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def num_features(space: spaces.Space) -> int:
     return sum(leaf.size if isinstance(leaf, spaces.Box) else leaf.n for leaf in spaces.leaves(space))
 
 
-def has_scale(leaf: spaces.Box | spaces.Discrete) -> bool:
+def has_scale(leaf: spaces.Box | spaces.Discrete) -> TypeGuard[spaces.Box]:
     """True for a leaf of measurements, a Box of floats: these are normalised, counts and choices are not."""
     return isinstance(leaf, spaces.Box) and np.issubdtype(np.dtype(leaf.dtype), np.floating)
 
@@ -62,8 +62,7 @@ def has_scale(leaf: spaces.Box | spaces.Discrete) -> bool:
 def empty_stats(space: spaces.Space, normalize: bool) -> ObsStats:
     """Statistics of no observations; those of float Box leaves only, and none at all if not `normalize`."""
     return tuple(
-        running_stats.empty(leaf.shape) if normalize and isinstance(leaf, spaces.Box) and has_scale(leaf) else None
-        for leaf in spaces.leaves(space)
+        running_stats.empty(leaf.shape) if normalize and has_scale(leaf) else None for leaf in spaces.leaves(space)
     )
 
 
