@@ -44,7 +44,7 @@ MAX_REPLAY_STEPS = 100_000
 RESET_PARTS = ("observation", "info")
 STEP_PARTS = ("observation", "reward", "terminated", "truncated", "info")
 
-EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "Box2D": "box2d", "ale_py": "atari", "pygame": "classic"}
+EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "Box2D": "box2d", "pygame": "classic"}
 """The extra of this package that installs a module an environment asks for."""
 
 
