@@ -41,8 +41,8 @@ class Task:
 
 
 TASKS = {
-    "CartPole-v1": Task(100_000, 5, 475.0, True, "solved at 475 (Gymnasium)"),
-    "Pendulum-v1": Task(300_000, 5, -250.0, False, "-172 for one tuned run (RL-Zoo, 100k steps)"),
+    "CartPole-v1": Task(100_000, 10, 475.0, True, "solved at 475 (Gymnasium)"),
+    "Pendulum-v1": Task(300_000, 10, -250.0, False, "-172 for one tuned run (RL-Zoo, 100k steps)"),
     "InvertedPendulum-v5": Task(1_000_000, 5, 950.0, False, "955 in the paper (v1), 963 in CleanRL (v4)"),
     "Hopper-v5": Task(1_000_000, 10, 1800.0, False, "2130 in the paper (v1), 2383 in CleanRL (v4)"),
     "HalfCheetah-v5": Task(1_000_000, 5, 1500.0, False, "1810 in the paper (v1), 1443 in CleanRL (v4)"),
@@ -104,21 +104,26 @@ def main(tasks: tuple[str, ...] = tuple(TASKS), jobs: int = 2, runs: Path = Path
         runs: where the runs' folders are kept; runs found there are not repeated.
     """
     (HERE / "results").mkdir(exist_ok=True)
-    for task in tasks:
-        with ThreadPoolExecutor(jobs) as pool:
-            folders = list(pool.map(lambda seed, task=task: train(task, seed, runs), range(TASKS[task].seeds)))
-        document = result(task, folders)
-        (HERE / "results" / f"{task}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        curves = [(folder.path.name, read_metrics(folder.metrics)) for folder in folders]
-        plot_curves(curves, HERE / "results" / f"{task}.png", f"{task}, PPO, {len(curves)} seeds")
-        low, high = document["bootstrap_95_interval_of_the_mean"]
-        verdict = "clears" if document["passed"] else "MISSES"
-        print(
-            f"{task:<20} {document['mean']:9,.1f} ± {document['std_over_seeds']:,.1f} over seeds, "
-            f"95 % [{low:,.1f}, {high:,.1f}], lowest {min(seed['return_100'] for seed in document['seeds']):,.1f}: "
-            f"{verdict} {document['bar']['value']:,.0f} for {document['bar']['of']}",
-            flush=True,
-        )
+    with ThreadPoolExecutor(jobs) as pool:
+        started = {task: [pool.submit(train, task, seed, runs) for seed in range(TASKS[task].seeds)] for task in tasks}
+        for task, futures in started.items():
+            report(task, [future.result() for future in futures])
+
+
+def report(task: str, folders: list[RunFolder]) -> None:
+    """Writes and prints what the runs of a task came to."""
+    document = result(task, folders)
+    (HERE / "results" / f"{task}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    curves = [(folder.path.name, read_metrics(folder.metrics)) for folder in folders]
+    plot_curves(curves, HERE / "results" / f"{task}.png", f"{task}, PPO, {len(curves)} seeds")
+    low, high = document["bootstrap_95_interval_of_the_mean"]
+    verdict = "clears" if document["passed"] else "MISSES"
+    print(
+        f"{task:<20} {document['mean']:9,.1f} ± {document['std_over_seeds']:,.1f} over seeds, "
+        f"95 % [{low:,.1f}, {high:,.1f}], lowest {min(seed['return_100'] for seed in document['seeds']):,.1f}: "
+        f"{verdict} {document['bar']['value']:,.0f} for {document['bar']['of']}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
