@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import tyro
+
 from compare import commit, machine
 
 RESULT = Path(__file__).resolve().parent / "results" / "startup.json"
