@@ -34,8 +34,9 @@ format: $(READY) ## put the code into its form
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-bench: $(READY)  ## training speed beside other libraries, into benchmarks/results/
+bench: $(READY)  ## training speed beside other libraries, and start-up time, into benchmarks/results/
 	$(RUN)/python benchmarks/compare.py --work all
+	$(RUN)/python benchmarks/startup.py
 
 learning: $(READY)  ## the learning runs of experiments/learning, about an hour on two cores
 	$(RUN)/python experiments/learning/run.py
