@@ -2,7 +2,8 @@
 
     python benchmarks/compare.py --work halfcheetah --rounds 7
 
-A round trains once with each peer and once with Inchworm, every training in a fresh process and all with the round's
+Speed is environment steps per second of the whole training; the time of its updates alone is measured beside it. A
+round trains once with each peer and once with Inchworm, every training in a fresh process and all with the round's
 seed; only ratios within a round count, since absolute figures drift by machine and hour. Nothing is compared unless
 both sides took the same environment steps and gradient steps with networks of the same shapes. The result is written
 to benchmarks/results/<work>.json.
@@ -52,13 +53,14 @@ class PeerError(RuntimeError):
 class Options:
     """Train Inchworm and its peers in turn with the same settings and compare their environment steps per second."""
 
-    work: Literal["halfcheetah", "cartpole", "all"] = "all"
-    """What to train: HalfCheetah-v5 with 1 environment, CartPole-v1 with 8, or both."""
+    work: Literal["halfcheetah", "cartpole", "halfcheetah-trpo", "cartpole-lstm64", "cartpole-lstm256", "all"] = "all"
+    """What to train: PPO on HalfCheetah-v5 with 1 environment or on CartPole-v1 with 8, TRPO on HalfCheetah-v5, PPO
+    with an LSTM of 64 or 256 units on CartPole-v1, or all of it in turn."""
 
     rounds: int = 7
     """How many times each side trains. Round k has seed k."""
 
-    peers: tuple[str, ...] = ("sb3",)
+    peers: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: the one of the work's target)")] = ()
     """Modules of benchmarks/peers to compare with."""
 
     timed_iterations: int | None = None
@@ -82,10 +84,13 @@ class Options:
             return chosen
         return [replace(work, timed_iterations=self.timed_iterations) for work in chosen]
 
+    def peers_of(self, work: Work) -> tuple[str, ...]:
+        return self.peers or (work.peer,)
+
     def command(self, work: Work) -> str:
         """The command that repeats this measurement, without the paths of this machine."""
         words = ["python", "benchmarks/compare.py", "--work", work.name, "--rounds", str(self.rounds)]
-        if self.peers != ("sb3",):
+        if self.peers:
             words += ["--peers", *self.peers]
         if self.timed_iterations is not None:
             words += ["--timed-iterations", str(self.timed_iterations)]
@@ -105,6 +110,10 @@ class Round:
         """Inchworm's steps per second over the peer's."""
         return self.measurements[OURS].steps_per_second / self.measurements[peer].steps_per_second
 
+    def update_ratio(self, peer: str) -> float:
+        """The peer's time in updates over Inchworm's, of the same number of updates."""
+        return self.measurements[peer].update_seconds / self.measurements[OURS].update_seconds
+
 
 def main(options: Options) -> None:
     peers_python = install_peers(options.python)
@@ -114,8 +123,9 @@ def main(options: Options) -> None:
         for played in play_rounds(work, options, peers_python):
             rounds.append(played)
             check_equal_work(work, played)
-            console.print(describe(played, options.peers))
-        console.print(table(work, options.peers, rounds))
+            console.print(describe(played, options.peers_of(work)))
+        console.print(speed_table(work, options.peers_of(work), rounds))
+        console.print(update_table(work, options.peers_of(work), rounds))
         write_result(work, options, rounds, source)
 
 
@@ -143,7 +153,7 @@ def play_rounds(work: Work, options: Options, peers_python: Path) -> Iterator[Ro
     for seed in range(options.rounds):
         load_average = os.getloadavg()
         measurements = {}
-        for peer in (*options.peers, OURS):
+        for peer in (*options.peers_of(work), OURS):
             with console.status(f"{work.env_id}, round {seed + 1} of {options.rounds}: {peer}"):
                 measurements[peer] = measure(peer, work, seed, options.python if peer == OURS else peers_python)
         yield Round(seed=seed, load_average=load_average, measurements=measurements)
@@ -185,43 +195,59 @@ def check_equal_work(work: Work, played: Round) -> None:
 def describe(played: Round, peers: tuple[str, ...]) -> str:
     """One line about a round, printed as soon as it is over."""
     speeds = ", ".join(f"{peer} {one.steps_per_second:,.0f} steps/s" for peer, one in played.measurements.items())
-    ratios = ", ".join(f"{played.ratio(peer):.2f} x {peer}" for peer in peers)
+    ratios = ", ".join(
+        f"{played.ratio(peer):.2f} x {peer} (update {played.update_ratio(peer):.2f} x)" for peer in peers
+    )
     return f"round {played.seed + 1}: {speeds}; {ratios}"
 
 
-def table(work: Work, peers: tuple[str, ...], rounds: list[Round]) -> Table:
-    """All rounds of a work, with the median and the smallest ratio at the end."""
-    sides = (*peers, OURS)
+Columns = dict[str, tuple[str, list[float]]]
+"""By heading: how the figures are written, and one for each round."""
+
+
+def speed_table(work: Work, peers: tuple[str, ...], rounds: list[Round]) -> Table:
+    """Environment steps per second of all rounds, collecting and learning together."""
     first = rounds[0].measurements[OURS]
-    result = Table(
-        title=f"PPO {work.env_id}, N={work.num_envs} T={work.horizon} M={work.minibatch_size} K={work.num_epochs}",
-        caption=f"{first.timed_env_steps:,} timed steps a training, {first.parameter_count:,} parameters",
-        show_footer=True,
-    )
-    result.add_column("round", "median\nminimum")
-    for side in sides:
-        speeds = [played.measurements[side].steps_per_second for played in rounds]
-        result.add_column(f"{side}\nsteps/s", f"{median(speeds):,.0f}\n{min(speeds):,.0f}", justify="right")
+    caption = f"{first.timed_env_steps:,} timed steps a training, {first.parameter_count:,} parameters"
+    columns: Columns = {}
+    for side in (*peers, OURS):
+        columns[f"{side}\nsteps/s"] = ",.0f", [played.measurements[side].steps_per_second for played in rounds]
     for peer in peers:
-        ratios = [played.ratio(peer) for played in rounds]
-        result.add_column(f"ratio to\n{peer}", f"{median(ratios):.2f}\n{min(ratios):.2f}", justify="right")
-    for side in sides:
-        result.add_column(f"{side}\npeak MB", justify="right")
-    result.add_column("load", justify="right")
-    for played in rounds:
-        result.add_row(
-            str(played.seed + 1),
-            *(f"{played.measurements[side].steps_per_second:,.0f}" for side in sides),
-            *(f"{played.ratio(peer):.2f}" for peer in peers),
-            *(f"{played.measurements[side].peak_memory_bytes / 1e6:,.0f}" for side in sides),
-            f"{played.load_average[0]:.1f}",
-        )
+        columns[f"ratio to\n{peer}"] = ".2f", [played.ratio(peer) for played in rounds]
+    columns["load"] = ".1f", [played.load_average[0] for played in rounds]
+    return table(work.title, caption, columns)
+
+
+def update_table(work: Work, peers: tuple[str, ...], rounds: list[Round]) -> Table:
+    """The mean time of an update in all rounds, and the memory of the whole process."""
+    columns: Columns = {}
+    for side in (*peers, OURS):
+        milliseconds = [1000 * one.measurements[side].update_seconds / work.timed_iterations for one in rounds]
+        columns[f"{side}\nms/update"] = ",.1f", milliseconds
+    for peer in peers:
+        columns[f"ratio to\n{peer}"] = ".2f", [played.update_ratio(peer) for played in rounds]
+    for side in (*peers, OURS):
+        columns[f"{side}\npeak MB"] = ",.0f", [played.measurements[side].peak_memory_bytes / 1e6 for played in rounds]
+    return table("Its updates, without collecting", "", columns)
+
+
+def table(title: str, caption: str, columns: Columns) -> Table:
+    """A row for each round, with median and minimum at the end."""
+    result = Table(title=title, caption=caption, show_footer=True)
+    result.add_column("round", "median\nminimum")
+    for heading, (form, figures) in columns.items():
+        result.add_column(heading, f"{median(figures):{form}}\n{min(figures):{form}}", justify="right")
+    for number, row in enumerate(zip(*(figures for _, figures in columns.values()), strict=True), start=1):
+        forms = (form for form, _ in columns.values())
+        result.add_row(str(number), *(f"{figure:{form}}" for form, figure in zip(forms, row, strict=True)))
     return result
 
 
 def write_result(work: Work, options: Options, rounds: list[Round], source: dict[str, Any]) -> None:
     """Write everything that was measured, and with what, to ``<results>/<work>.json``; a trial replaces no result."""
-    ratios = {peer: [played.ratio(peer) for played in rounds] for peer in options.peers}
+    peers = options.peers_of(work)
+    ratios = {peer: [played.ratio(peer) for played in rounds] for peer in peers}
+    update_ratios = {peer: [played.update_ratio(peer) for played in rounds] for peer in peers}
     result = {
         "command": options.command(work),
         **source,
@@ -230,6 +256,9 @@ def write_result(work: Work, options: Options, rounds: list[Round], source: dict
         "median_ratio": {peer: median(values) for peer, values in ratios.items()},
         "minimum_ratio": {peer: min(values) for peer, values in ratios.items()},
         "ratios": ratios,
+        "median_update_ratio": {peer: median(values) for peer, values in update_ratios.items()},
+        "minimum_update_ratio": {peer: min(values) for peer, values in update_ratios.items()},
+        "update_ratios": update_ratios,
         "rounds": [asdict(played) for played in rounds],
     }
     options.results.mkdir(parents=True, exist_ok=True)
@@ -237,9 +266,15 @@ def write_result(work: Work, options: Options, rounds: list[Round], source: dict
     file = options.results / f"{work.name}{kind}.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
     console.print(f"Written: {file}")
-    if "sb3" in ratios:
-        met = "met" if median(ratios["sb3"]) >= work.target_ratio else "missed"
-        console.print(f"Target for the median ratio to sb3: {work.target_ratio:g}, {met}.")
+    report_target("ratio", work, work.target_ratio, ratios)
+    report_target("ratio of updates", work, work.target_update_ratio, update_ratios)
+
+
+def report_target(name: str, work: Work, target: float | None, ratios: dict[str, list[float]]) -> None:
+    """Say whether the median over the rounds is what Inchworm promises, where the promised peer took part."""
+    if target is not None and work.peer in ratios:
+        met = "met" if median(ratios[work.peer]) >= target else "missed"
+        console.print(f"Target for the median {name} to {work.peer}: {target:g}, {met}.")
 
 
 def commit() -> dict[str, Any]:

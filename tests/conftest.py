@@ -58,7 +58,7 @@ def made_up():
     """A function that fills what an `init` would return without compiling it.
 
     Parameters become random numbers of deviation 0.4, so that no state is like another; counters, moments and
-    statistics become zeros, as in a fresh state.
+    statistics become zeros, as in a fresh state, what adapts to the KL becomes one, and an average network the model.
     """
 
     def made_up(init: Callable[[jax.Array], Any], seed: int = 0) -> Any:
@@ -72,9 +72,11 @@ def made_up():
             return jax.random.key(seed) if is_key else np.zeros(leaf.shape, leaf.dtype)
 
         shapes = jax.eval_shape(init, jax.random.key(0))
-        if hasattr(shapes, "opt_state"):
-            return jax.tree.map(zeros, shapes)._replace(model=jax.tree.map(fill, shapes.model))
-        return jax.tree.map(fill, shapes)
+        if not hasattr(shapes, "opt_state"):
+            return jax.tree.map(fill, shapes)
+        model = jax.tree.map(fill, shapes.model)
+        adaptive = {name: model if name == "average" else np.float32(1.0) for name in shapes.adaptive}
+        return jax.tree.map(zeros, shapes)._replace(model=model, adaptive=adaptive)
 
     return made_up
 
@@ -92,8 +94,8 @@ def act_out():
         generator = np.random.default_rng(seed)
         space, action_space = state.model.observation_space, state.model.action_space
         obs, next_obs = np.float32(generator.normal(0.3, 2.0, size=(2, *shape, space.size)))
-        policy, normalizers = observations.to_numpy((state.model.policy, freeze(state.obs_stats)))
-        distribution = policy(observations.encode(space, normalizers, obs))
+        model, normalizers = observations.to_numpy((state.model, freeze(state.obs_stats)))
+        distribution, _ = model.act(normalizers, obs)
         if isinstance(action_space, spaces.Discrete):
             noise = generator.gumbel(size=(*shape, action_space.n))
         else:
@@ -118,13 +120,40 @@ def act_out():
 
 
 @pytest.fixture(scope="session")
-def recorded_updates(act_out, made_up):
+def recording():
+    """A function that makes of a PPO a compiled update which also returns every minibatch of its loss, in order."""
+    from unittest import mock
+
+    from inchworm.algorithms import ppo
+    from quick import quick_jit
+
+    loss = ppo._loss
+
+    def recording(algorithm):
+        update, seen = quick_jit(algorithm.update), []
+
+        def recording_loss(model, normalizers, minibatch, config, now):
+            jax.debug.callback(lambda batch: seen.append(jax.tree.map(np.array, batch)), minibatch, ordered=True)
+            return loss(model, normalizers, minibatch, config, now)
+
+        def recorded(state, rollout):
+            seen.clear()
+            with mock.patch.object(ppo, "_loss", recording_loss):
+                after, metrics = update(state, rollout)
+            jax.effects_barrier()
+            return after, metrics, seen.copy()
+
+        return recorded
+
+    return recording
+
+
+@pytest.fixture(scope="session")
+def recorded_updates(act_out, made_up, recording):
     """Two iterations of PPO in a row, each with every minibatch that its loss was given, in order.
 
     K = 3 epochs of 4 minibatches of 6 out of T N = 24 rows.
     """
-    from unittest import mock
-
     from inchworm import spaces
     from inchworm.algorithms import ppo
 
@@ -144,22 +173,13 @@ def recorded_updates(act_out, made_up):
     )
     spec = spaces.EnvSpec(spaces.Box((3,), "float32", -1.0, 1.0), spaces.Discrete(4))
     algorithm = ppo.make(config, spec, 1000)
-    loss, seen = ppo._loss, []
-
-    def recording_loss(model, normalizers, minibatch, config, now):
-        jax.debug.callback(lambda batch: seen.append(jax.tree.map(np.array, batch)), minibatch, ordered=True)
-        return loss(model, normalizers, minibatch, config, now)
-
+    update = recording(algorithm)
     state = made_up(algorithm.init)
     updates = []
-    with mock.patch.object(ppo, "_loss", recording_loss):
-        update = jax.jit(algorithm.update)
-        for seed in range(2):
-            rollout = act_out(state, (8, 3), seed)
-            after, metrics = update(state, rollout)
-            after = after._replace(iteration=after.iteration + 1)
-            jax.effects_barrier()
-            updates.append(RecordedUpdate(config, state, rollout, after, metrics, seen.copy()))
-            state = after
-            seen.clear()
+    for seed in range(2):
+        rollout = act_out(state, (8, 3), seed)
+        after, metrics, minibatches = update(state, rollout)
+        after = after._replace(iteration=after.iteration + 1)
+        updates.append(RecordedUpdate(config, state, rollout, after, metrics, minibatches))
+        state = after
     return updates

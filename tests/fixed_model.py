@@ -4,22 +4,25 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic, CategoricalHead, GaussianHead, Policy
-from inchworm.models.networks import MLP
+from inchworm.models.actor_critic import ActorCritic, Policy
+from inchworm.models.heads import make_head
+from inchworm.models.mlp import MLP
+from inchworm.models.network import Network, VectorEncoder
+from inchworm.models.settings import ModelSettings
 
 
-def fixed_model(spec: spaces.EnvSpec, log_std: float) -> ActorCritic:
-    """A small model of fixed random weights; orthogonal ones take seconds to compile."""
+def fixed_model(spec: spaces.EnvSpec, log_std: float = 0.0, settings: ModelSettings | None = None) -> ActorCritic:
+    """A small model of fixed random weights; orthogonal ones take seconds to compile.
+
+    Its distributions are Gaussians of this log-std, or what `settings` make them.
+    """
     rng = np.random.default_rng(0)
-    inputs = observations.num_features(spec.observation_space)
+    inputs = sum(map(observations.num_features, spaces.leaves(spec.observation_space)))
 
-    def mlp(outputs):
+    def network(outputs):
         weights = [rng.normal(size=size).astype(np.float32) for size in ((inputs, 8), (8, outputs))]
-        return MLP(tuple(weights), (np.zeros(8, np.float32), np.zeros(outputs, np.float32)), "tanh")
+        layers = MLP(tuple(weights), (np.zeros(8, np.float32), np.zeros(outputs, np.float32)), "tanh")
+        return Network(VectorEncoder(spec.observation_space), None, layers)
 
-    match spec.action_space:
-        case spaces.Discrete(n):
-            head = CategoricalHead(n)
-        case spaces.Box(size=size):
-            head = GaussianHead(np.full(size, log_std, np.float32))
-    return ActorCritic(Policy(mlp(head.num_outputs), head), mlp(1), spec.observation_space, spec.action_space)
+    head = observations.to_numpy(make_head(spec.action_space, settings or ModelSettings(log_std=log_std)))
+    return ActorCritic(Policy(network(head.num_outputs), head), network(1), spec.observation_space, spec.action_space)

@@ -93,11 +93,20 @@ def discounted_return_so_far(
     return totals, end
 
 
-def clipped_surrogate(ratio: float, advantage: float, clip_range: float) -> float:
+def clipped_surrogate(ratio: float, advantage: float, clip_range: float, clip_range_high: float | None = None) -> float:
     """The clipped objective by cases: held only where the ratio has gone too far in the advantage's own direction."""
+    high = clip_range if clip_range_high is None else clip_range_high
     if advantage >= 0:
-        return (1 + clip_range) * advantage if ratio > 1 + clip_range else ratio * advantage
+        return (1 + high) * advantage if ratio > 1 + high else ratio * advantage
     return (1 - clip_range) * advantage if ratio < 1 - clip_range else ratio * advantage
+
+
+def log_clipped_surrogate(ratio: float, advantage: float, clip_range: float) -> float:
+    """The same with the range [exp(-clip_range), exp(clip_range)]."""
+    high, low = math.exp(clip_range), math.exp(-clip_range)
+    if advantage >= 0:
+        return min(ratio, high) * advantage
+    return max(ratio, low) * advantage
 
 
 def softmax(logits: Any) -> np.ndarray:
@@ -127,6 +136,11 @@ def normal_kl(mean: float, std: float, other_mean: float, other_std: float) -> f
         return np.exp(log_p) * (log_p - log_q)
 
     return integrate(integrand, mean - 12 * std, mean + 12 * std)
+
+
+def closed_normal_kl(mean: float, std: float, other_mean: float, other_std: float) -> float:
+    """The same, integrated by hand."""
+    return math.log(other_std / std) + (std**2 + (mean - other_mean) ** 2) / (2 * other_std**2) - 0.5
 
 
 def normal_entropy(mean: float, std: float) -> float:
@@ -184,10 +198,14 @@ def ppo_loss(
     ent_coef: float,
     clip_range_value: float | None = None,
     normalize: bool = False,
+    surrogate: str = "clip",
+    clip_range_high: float | None = None,
+    kl_coef: float = 0.0,
 ) -> float:
     """-(L^CLIP - c1 L^VF + c2 S) over the rows of weight one, a row at a time.
 
     `parameters` holds the networks' `policy` and `value` as (weights, biases), and `log_std` for Gaussian policies.
+    The KL penalty reads the old policy's `old_outputs` (logits or means) and `old_log_std` from the batch.
     """
     # A single-precision scalar would pull whole expressions down to its own precision.
     batch = {name: leaf if leaf.dtype.kind == "i" else leaf.astype(np.float64) for name, leaf in batch.items()}
@@ -205,10 +223,21 @@ def ppo_loss(
             log_prob = math.log(probabilities[batch["action"][i]])
             entropy = -float(np.sum(probabilities * np.log(probabilities)))
         ratio = math.exp(log_prob - batch["log_prob"][i])
-        surrogate = clipped_surrogate(ratio, float(advantage[i]), clip_range)
+        gain = ratio * float(advantage[i])
+        if surrogate == "clip":
+            gain = clipped_surrogate(ratio, float(advantage[i]), clip_range, clip_range_high)
+        elif surrogate == "log_clip":
+            gain = log_clipped_surrogate(ratio, float(advantage[i]), clip_range)
+        elif surrogate == "kl":
+            if "log_std" in parameters:
+                old = zip(batch["old_outputs"][i], np.exp(batch["old_log_std"]), outputs[i], std, strict=True)
+                gain -= kl_coef * sum(closed_normal_kl(*row) for row in old)
+            else:
+                p = softmax(batch["old_outputs"][i])
+                gain -= kl_coef * float(np.sum(p * np.log(p / probabilities)))
         value_error = (values[i] - batch["returns"][i]) ** 2
         if clip_range_value is not None:
             move = min(max(values[i] - batch["value"][i], -clip_range_value), clip_range_value)
             value_error = max(value_error, (batch["value"][i] + move - batch["returns"][i]) ** 2)
-        losses.append(-(surrogate - vf_coef * value_error + ent_coef * entropy))
+        losses.append(-(gain - vf_coef * value_error + ent_coef * entropy))
     return float(np.mean(losses))

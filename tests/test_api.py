@@ -6,7 +6,9 @@ import sys
 import threading
 
 import gymnasium
+import jax
 import numpy as np
+import optax
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -258,6 +260,112 @@ def test_log_probabilities_changed_after_acting_are_told(tmp_path, monkeypatch):
         train(tmp_path)
 
 
+TINY = {"num_envs": 2, "horizon": 16, "hidden_sizes": (8,)}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"), [("trpo", iw.TRPO, {"minibatch_size": 16, "max_kl": 0.02}), ("a2c", iw.A2C, {})]
+)
+def test_an_algorithm_is_chosen_by_name_and_gets_its_preset_s_settings(tmp_path, name, kind, settings):
+    run = train(tmp_path, algorithm=name, total_steps=64, **TINY, **settings)
+    preset = iw.PRESETS["classic"].settings(name)
+    assert run.config.algorithm == dataclasses.replace(preset, **TINY, **settings)
+    assert type(run.config.algorithm) is kind
+    assert (run.summary["algorithm"], run.folder.parent.name) == (name, name)
+    loaded = iw.load(run.folder)
+    assert loaded.config == run.config
+    assert loaded.policy.settings.hidden_sizes == (8,)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "message"),
+    [
+        ("tpro", {}, "did you mean trpo"),
+        ("trpo", {"clip_range": 0.1}, "clip_range = 0.1: is not a setting of TRPO"),
+        ("ppo", {"max_kl": 0.1}, "max_kl = 0.1: is not a setting of PPO"),
+        ("trpo", {"shared_trunk": True}, "shared_trunk = True"),
+        ("a2c", {"normalize_advantage": "minibatch"}, "no minibatches"),
+        (iw.TRPO(), {"preset": "classic"}, "either settings"),
+    ],
+)
+def test_settings_that_are_not_the_algorithm_s_are_refused(tmp_path, algorithm, settings, message):
+    with pytest.raises(iw.InchwormError, match=message):
+        train(tmp_path, algorithm=algorithm, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def doubled(obs):
+    return 2.0 * obs
+
+
+def own_network(key, space):
+    return jax.tree_util.Partial(doubled)
+
+
+@pytest.fixture(scope="module")
+def own_optimizer():
+    return optax.chain(optax.clip_by_global_norm(0.5), optax.scale_by_rms())
+
+
+@pytest.fixture(scope="module")
+def own_parts_run(tmp_path_factory, own_optimizer):
+    """A run with a network and an optimiser of the user's own, stopped before its end."""
+    return train(
+        tmp_path_factory.mktemp("own"),
+        total_steps=96,
+        network=own_network,
+        optimizer=own_optimizer,
+        on_iteration=lambda report: report.iteration == 1,
+    )
+
+
+def test_a_network_and_an_optimiser_of_one_s_own_must_be_given_again_at_resume(own_parts_run, own_optimizer):
+    folder, quiet = own_parts_run.folder, {"evaluation_episodes": 0, "progress": False}
+    with pytest.raises(iw.InchwormError, match=r"network = None.*iw\.resume\(folder, network=\.\.\.\)"):
+        iw.resume(folder, optimizer=own_optimizer, **quiet)
+    with pytest.raises(iw.InchwormError, match="optimizer = None"):
+        iw.resume(folder, network=own_network, **quiet)
+    resumed = iw.resume(folder, network=own_network, optimizer=own_optimizer, **quiet)
+    assert (resumed.summary["env_steps"], resumed.summary["skipped_updates"]) == (96, 0)
+
+
+def test_a_policy_with_a_network_of_one_s_own_is_loaded_with_it(own_parts_run):
+    with pytest.raises(iw.InchwormError, match=r"network=\.\.\."):
+        iw.load(own_parts_run.folder)
+    obs = np.ones((3, 4), np.float32)
+    loaded = iw.load(own_parts_run.folder, network=own_network).policy
+    np.testing.assert_array_equal(
+        loaded.act(obs, deterministic=True), own_parts_run.policy.act(obs, deterministic=True)
+    )
+
+
+def test_a_network_that_was_no_part_of_a_run_is_refused_at_resume(tmp_path):
+    stopped = train(tmp_path, on_iteration=lambda report: report.iteration == 1)
+    with pytest.raises(iw.InchwormError, match="was not part of the run"):
+        iw.resume(stopped.folder, network=own_network)
+
+
+def test_an_optimiser_that_holds_its_learning_rate_is_refused(tmp_path):
+    with pytest.raises(iw.InchwormError, match="turns a gradient round"):
+        train(tmp_path, optimizer=optax.adam(1e-3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_policy_with_memory_is_resumed_bit_for_bit_and_acts_with_a_carry(tmp_path):
+    config = dataclasses.replace(SMALL, recurrent="gru", recurrent_size=4)
+    whole = train(tmp_path / "whole", algorithm=config, total_steps=96, evaluation_episodes=1)
+    stopped = train(
+        tmp_path / "stopped", algorithm=config, total_steps=96, on_iteration=lambda report: report.iteration == 1
+    )
+    resumed = iw.resume(stopped.folder, evaluation_episodes=0, progress=False)
+    assert resumed.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
+    policy, obs = iw.load(whole.folder).policy, np.float32([0.1, -0.2, 0.3, -0.4])
+    action, carry = policy.act(obs, deterministic=True)
+    assert gymnasium.spaces.Discrete(2).contains(action)
+    _, later = policy.act(obs, carry, deterministic=True)
+    assert any((one != two).any() for one, two in zip(*map(jax.tree.leaves, (carry, later)), strict=True))
+
+
 def test_the_number_of_cores_changes_no_bit(tmp_path):
     """A fixed number of threads, whatever the machine: the same run on one core and on all."""
     code = (
@@ -277,7 +385,8 @@ def test_the_number_of_cores_changes_no_bit(tmp_path):
 
 def test_compiled_functions_are_shared_by_runs_that_differ_in_seed(run):
     source = api.env_source("CartPole-v1")
-    assert api._compiled(SMALL, source.spec, STEPS) is api._compiled(SMALL, source.spec, STEPS)
+    parts = (SMALL, source.spec, STEPS, api._OwnParts(), None)
+    assert api._compiled(*parts) is api._compiled(*parts)
 
 
 def test_importing_the_package_computes_nothing_and_sets_nothing():

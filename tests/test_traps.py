@@ -21,11 +21,11 @@ from inchworm.algorithms.state import Algorithm
 from inchworm.collect.host import HostCollector
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.actor_critic import ActorCritic, make_model
 from inchworm.rl import diagnostics, surrogates
 from inchworm.rl.distributions import Categorical, DiagonalGaussian
 from inchworm.rl.returns import generalized_advantage, lambda_return
-from inchworm.rl.schedules import Schedule
+from quick import quick_jit
 
 CHOICE = spaces.EnvSpec(spaces.Box((3,), "float32", -1.0, 1.0), spaces.Discrete(4))
 SHAPE = (8, 3)
@@ -36,7 +36,17 @@ advantage_of = jax.jit(generalized_advantage)
 standardize = jax.jit(diagnostics.standardize)
 surrogate_and_slope = jax.jit(jax.value_and_grad(surrogates.clipped_surrogate))
 entropy_slope = jax.jit(jax.grad(lambda z: Categorical(z).entropy()))
-opened = jax.jit(opening_pass)
+CONFIG = PPO(
+    num_envs=SHAPE[1],
+    horizon=SHAPE[0],
+    minibatch_size=24,
+    hidden_sizes=(8,),
+    gamma=GAMMA,
+    gae_lambda=LAMBDA,
+    normalize_advantage="none",
+)
+NOW = CONFIG.at(0.0, 1000)
+opened = quick_jit(opening_pass, static_argnums=3)
 
 
 def apart(wrong, right) -> bool:
@@ -54,7 +64,8 @@ def oracle_advantage(block: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def probabilities(model: ActorCritic, obs: np.ndarray) -> np.ndarray:
-    return oracles.softmax(oracles.mlp(model.policy.network.weights, model.policy.network.biases, obs.reshape(-1, 3)))
+    layers = model.policy.network.layers
+    return oracles.softmax(oracles.mlp(layers.weights, layers.biases, obs.reshape(-1, 3)))
 
 
 def ratios(update, model: ActorCritic) -> np.ndarray:
@@ -248,8 +259,8 @@ def door(made_up):
         return made[-1]
 
     pool = GymnasiumPool(factory, 1, seed=0)
-    model = made_up(lambda key: ActorCritic.init(key, pool.spec, (8,)))
-    rollout, _ = HostCollector(pool, 16).collect(
+    model = made_up(lambda key: make_model(key, pool.spec, CONFIG))
+    rollout, _ = HostCollector(pool, 16, CONFIG.squash, lambda state, rollout: (state, {})).collect(
         model, observations.empty_stats(CHOICE.observation_space, False), jax.random.key(1)
     )
     return model, rollout, np.array(made[0].actions)
@@ -260,8 +271,9 @@ def test_trap_16_actions_are_clipped_at_the_environment_s_door_and_stored_as_the
     stored = rollout.action[:, 0]
     assert (np.abs(stored) > 1).any()
     np.testing.assert_array_equal(sent, np.clip(stored, -1, 1))
-    mean = oracles.mlp(model.policy.network.weights, model.policy.network.biases, rollout.obs[:, 0])
-    std = np.exp(model.policy.head.log_std)
+    layers = model.policy.network.layers
+    mean = oracles.mlp(layers.weights, layers.biases, rollout.obs[:, 0])
+    std = np.exp(model.head.log_std)
     of_stored, of_sent = (oracles.normal_log_density(a, mean, std).sum(axis=-1) for a in (stored, sent))
     np.testing.assert_allclose(rollout.log_prob[:, 0], of_stored, atol=TOLERANCE)
     assert apart(of_sent, of_stored)
@@ -274,9 +286,9 @@ def test_trap_16_a_vector_s_log_prob_is_summed_and_its_log_std_learned():
     np.testing.assert_allclose(found, parts.sum(axis=-1), rtol=1e-5)
     assert apart(parts.mean(axis=-1), found)
     spec = spaces.EnvSpec(CHOICE.observation_space, spaces.Box((2,), "float32", -1.0, 1.0))
-    model = jax.eval_shape(lambda key: ActorCritic.init(key, spec, (8,)), jax.random.key(0))
-    shapes = [leaf.shape for leaf in jax.tree.leaves(model.policy.head)]
-    assert shapes == [(2,)]
+    model = jax.eval_shape(lambda key: make_model(key, spec, CONFIG), jax.random.key(0))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(model.head)]
+    assert (shapes, model.head.learned) == ([(2,)], True)
 
 
 def test_trap_18_the_value_loss_is_the_paper_s_without_one_half_and_with_c1_of_one():
@@ -324,18 +336,19 @@ def test_trap_25_targets_and_advantages_stay_those_of_the_old_values_in_every_ep
         for name, array in epochs[0].items():
             np.testing.assert_array_equal(later[name], array)
     # Recomputed with the critic that has moved on, they would not have stayed.
-    moved = oracles.mlp(update.after.model.value.weights, update.after.model.value.biases, rows)[:, 0]
+    layers = update.after.model.value.layers
+    moved = oracles.mlp(layers.weights, layers.biases, rows)[:, 0]
     assert apart(moved, epochs[0]["value"])
 
 
 def test_trap_26_statistics_are_frozen_between_acting_and_updating(recorded_updates, act_out):
     def only_open(state, rollout):
         normalizers = observations.freeze(state.obs_stats)
-        return state, opening_pass(state.model, normalizers, rollout, GAMMA, LAMBDA)[2]
+        return state, opening_pass(state.model, normalizers, rollout, CONFIG, NOW).metrics
 
     space = CHOICE.observation_space
     state = recorded_updates[-1].after._replace(obs_stats=observations.empty_stats(space, True))
-    iterate = jax.jit(make_iteration(Algorithm(lambda key: state, only_open), CHOICE, False, Schedule(GAMMA, GAMMA)))
+    iterate = quick_jit(make_iteration(Algorithm(lambda key: state, only_open), CHOICE, CONFIG, 1000))
     for seed in range(2):
         rollout = act_out(state, SHAPE, seed)
         after, metrics = iterate(state, rollout)
@@ -364,9 +377,9 @@ def test_trap_28_the_clip_needs_stored_log_probs_alone_but_the_kl_the_whole_old_
     assert abs(from_samples - exact) > 100 * TOLERANCE * exact
     # The opening keeps the old distribution itself; the batch that the loss sees holds its log-probabilities only.
     normalizers = observations.freeze(update.before.obs_stats)
-    batch, kept, _ = opened(update.before.model, normalizers, update.rollout, GAMMA, LAMBDA)
+    _, kept, _ = opened(update.before.model, normalizers, update.rollout, CONFIG, NOW)
     np.testing.assert_allclose(np.exp(kept.log_probs()).reshape(24, 4), old, atol=1e-6)
-    sizes = {leaf.size // 24 for leaf in jax.tree.leaves(batch._replace(obs=None))}
+    sizes = {leaf.size // 6 for leaf in jax.tree.leaves(update.minibatches[0]._replace(obs=None))}
     assert sizes == {1}
 
 

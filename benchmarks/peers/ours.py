@@ -1,6 +1,8 @@
 """Inchworm through its public API, on a CPU with its own default of one thread.
 
 Its metrics files are written during the timed part, for they cannot be turned off; Stable-Baselines3 logs nothing.
+An update here is more than one there: values and advantages are computed in it, which the peers have done when a
+rollout is finished.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when JAX is imported
 
@@ -15,29 +18,72 @@ import jax
 import safetensors.numpy
 
 import inchworm as iw
-from peers.protocol import Clock, Training, Work, main
+import inchworm.api
+from inchworm.algorithms.iteration import Iterate
+from inchworm.collect.host import HostCollector
+from peers.protocol import Clock, PPOWork, RecurrentPPOWork, Training, TRPOWork, Work, main
+
+
+def time_updates(clock: Clock) -> None:
+    """Let trainings from now on tell the clock of their updates."""
+
+    class TimedCollector(HostCollector):
+        def __init__(self, pool: Any, horizon: Any, squash: Any, iterate: Iterate, *more: Any) -> None:
+            def timed_iterate(state: Any, rollout: Any) -> Any:
+                with clock.update():
+                    return jax.block_until_ready(iterate(state, rollout))
+
+            super().__init__(pool, horizon, squash, timed_iterate, *more)
+
+    inchworm.api.HostCollector = TimedCollector  # type: ignore[misc]
+
+
+def algorithm_of(work: Work) -> iw.PPO | iw.TRPO:
+    """The settings of a work as Inchworm names them."""
+    common: dict[str, Any] = {
+        "num_envs": work.num_envs,
+        "horizon": work.horizon,
+        "minibatch_size": work.minibatch_size,
+        "gamma": work.gamma,
+        "gae_lambda": work.gae_lambda,
+        "normalize_observation": False,
+        "normalize_return": False,
+        "hidden_sizes": work.hidden_sizes,
+        "activation": "tanh",
+    }
+    match work:
+        case TRPOWork():
+            return iw.TRPO(
+                **common,
+                normalize_advantage="batch",
+                max_kl=work.max_kl,
+                cg_iters=work.cg_iters,
+                cg_damping=work.cg_damping,
+                fisher_fraction=1.0,
+                max_backtracks=work.max_backtracks,
+                shrink=work.shrink,
+                value_learning_rate=work.value_learning_rate,
+                num_value_epochs=work.num_epochs,
+            )
+        case PPOWork():
+            if isinstance(work, RecurrentPPOWork):
+                common |= {"recurrent": "lstm", "recurrent_size": work.lstm_size}
+            return iw.PPO(
+                **common,
+                normalize_advantage="minibatch",
+                num_epochs=work.num_epochs,
+                learning_rate=f"linear:{work.learning_rate}:0",
+                clip_range=work.clip_range,
+                ent_coef=work.ent_coef,
+                vf_coef=work.vf_coef,
+                max_grad_norm=work.max_grad_norm,
+            )
+    raise ValueError(f"{work.name} is no work for Inchworm")
 
 
 def train(work: Work, seed: int, clock: Clock) -> Training:
     """Train with `iw.train`; gradient steps are those that Adam has counted in the last checkpoint."""
-    algorithm = iw.PPO(
-        num_envs=work.num_envs,
-        horizon=work.horizon,
-        minibatch_size=work.minibatch_size,
-        num_epochs=work.num_epochs,
-        learning_rate=f"linear:{work.learning_rate}:0",
-        gamma=work.gamma,
-        gae_lambda=work.gae_lambda,
-        clip_range=work.clip_range,
-        normalize_advantage="minibatch",
-        normalize_observation=False,
-        normalize_return=False,
-        ent_coef=work.ent_coef,
-        vf_coef=work.vf_coef,
-        max_grad_norm=work.max_grad_norm,
-        hidden_sizes=work.hidden_sizes,
-        activation="tanh",
-    )
+    time_updates(clock)
     env_steps = 0
 
     def on_iteration(iteration: iw.Iteration) -> None:
@@ -48,7 +94,7 @@ def train(work: Work, seed: int, clock: Clock) -> Training:
     with tempfile.TemporaryDirectory() as folder:
         run = iw.train(
             work.env_id,
-            algorithm,
+            algorithm_of(work),
             total_steps=work.total_steps,
             seed=seed,
             out=folder,

@@ -1,7 +1,7 @@
 """What every peer of the benchmark is given and has to answer.
 
 A peer is one module of this folder with a function ``train(work, seed, clock) -> Training`` that calls
-``clock.iteration_done()`` after every iteration, ending in
+``clock.iteration_done()`` after every iteration and makes every update inside ``with clock.update():``, ending in
 
     if __name__ == "__main__":
         main("sb3", train, packages=("stable-baselines3", "torch"))
@@ -21,7 +21,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from math import prod
@@ -33,31 +34,33 @@ SHARED_PACKAGES = ("gymnasium", "mujoco", "numpy")
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """PPO settings that all peers train with.
+    """Settings that all peers train with, and what Inchworm promises for them.
 
-    Policy and value are separate networks; nothing is normalised but the advantages of each minibatch.
+    Policy and value are separate networks; nothing is normalised but the advantages.
     """
 
     name: str
     env_id: str
+    peer: str
+    """Module of this folder that the promise is about."""
     num_envs: int
     horizon: int
     minibatch_size: int
     num_epochs: int
     timed_iterations: int
     target_ratio: float
-    """How many times the steps per second of Stable-Baselines3 Inchworm promises, as the median of the rounds."""
+    """How many times the peer's steps per second Inchworm promises, as the median of the rounds."""
+    target_update_ratio: float | None = None
+    """How many times as fast as the peer's its update is to be, without collecting; None where nothing is promised."""
 
-    learning_rate: float = 3e-4
-    """Decays linearly to 0 over all steps."""
     gamma: float = 0.99
     gae_lambda: float = 0.95
-    clip_range: float = 0.2
-    vf_coef: float = 0.5
-    ent_coef: float = 0.0
-    max_grad_norm: float = 0.5
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Of tanh units, in the policy and again in the value network."""
+
+    @property
+    def title(self) -> str:
+        raise NotImplementedError
 
     @property
     def steps_per_iteration(self) -> int:
@@ -75,14 +78,70 @@ class Work:
     def total_steps(self) -> int:
         return self.iterations * self.steps_per_iteration
 
+    @property
+    def sizes(self) -> str:
+        """In the paper's letters."""
+        return f"N={self.num_envs} T={self.horizon} M={self.minibatch_size} K={self.num_epochs}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOWork(Work):
+    """PPO; advantages are standardised in each minibatch."""
+
+    learning_rate: float = 3e-4
+    """Decays linearly to 0 over all steps."""
+    clip_range: float = 0.2
+    vf_coef: float = 0.5
+    ent_coef: float = 0.0
+    max_grad_norm: float = 0.5
+
+    @property
+    def title(self) -> str:
+        return f"PPO {self.env_id}, {self.sizes}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentPPOWork(PPOWork):
+    """PPO with an LSTM in the policy and another in the value network, between the observation and the tanh units.
+
+    Inchworm's minibatches are whole environments; sb3-contrib's have as many transitions, but are consecutive ones
+    from a random point on, cut at the ends of episodes and padded to the longest piece.
+    """
+
+    lstm_size: int
+
+    @property
+    def title(self) -> str:
+        return f"PPO {self.env_id}, LSTM of {self.lstm_size}, {self.sizes}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRPOWork(Work):
+    """TRPO; advantages are standardised over the batch.
+
+    Minibatches, epochs and gradient steps are the value function's; the policy takes one step an iteration.
+    """
+
+    max_kl: float = 0.01
+    cg_iters: int = 15
+    cg_damping: float = 0.1
+    max_backtracks: int = 10
+    shrink: float = 0.8
+    value_learning_rate: float = 1e-3
+
+    @property
+    def title(self) -> str:
+        return f"TRPO {self.env_id}, {self.sizes}, {self.cg_iters} CG iterations"
+
 
 # The slower side takes 30 to 40 seconds for the timed part: shorter ones are noisy.
-WORKS = {
+WORKS: dict[str, Work] = {
     work.name: work
     for work in (
-        Work(
+        PPOWork(
             name="halfcheetah",
             env_id="HalfCheetah-v5",
+            peer="sb3",
             num_envs=1,
             horizon=2048,
             minibatch_size=64,
@@ -90,15 +149,52 @@ WORKS = {
             timed_iterations=25,
             target_ratio=6.0,
         ),
-        Work(
+        PPOWork(
             name="cartpole",
             env_id="CartPole-v1",
+            peer="sb3",
             num_envs=8,
             horizon=32,
             minibatch_size=256,
             num_epochs=10,
             timed_iterations=800,
             target_ratio=4.0,
+        ),
+        TRPOWork(
+            name="halfcheetah-trpo",
+            env_id="HalfCheetah-v5",
+            peer="sb3_contrib",
+            num_envs=1,
+            horizon=2048,
+            minibatch_size=128,
+            num_epochs=10,
+            timed_iterations=35,
+            target_ratio=4.0,
+            target_update_ratio=6.0,
+        ),
+        RecurrentPPOWork(
+            name="cartpole-lstm64",
+            env_id="CartPole-v1",
+            peer="sb3_contrib",
+            num_envs=8,
+            horizon=128,
+            minibatch_size=256,
+            num_epochs=10,
+            timed_iterations=30,
+            target_ratio=6.0,
+            lstm_size=64,
+        ),
+        RecurrentPPOWork(
+            name="cartpole-lstm256",
+            env_id="CartPole-v1",
+            peer="sb3_contrib",
+            num_envs=8,
+            horizon=128,
+            minibatch_size=256,
+            num_epochs=10,
+            timed_iterations=12,
+            target_ratio=2.5,
+            lstm_size=256,
         ),
     )
 }
@@ -113,7 +209,10 @@ class Training:
     gradient_steps_source: str
     """How they were counted, in a few words."""
     parameter_shapes: list[list[int]]
-    """Of every trained array of the policy and the value network."""
+    """Of every trained array of the policy and the value network.
+
+    Where a library keeps two biases that only ever count by their sum, as PyTorch's LSTM does, one of them is left out.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +233,8 @@ class Measurement:
     """From the end of the imports to the end of the first iteration, compilation included; not in ``seconds``."""
     timed_env_steps: int
     seconds: float
+    update_seconds: float
+    """Of ``seconds``, those in updates: from finished rollouts to finished parameters."""
     cpu_seconds: float
     """Of all threads in the timed part: more than ``seconds`` if it used several cores, less if it had to wait."""
     steps_per_second: float
@@ -142,16 +243,30 @@ class Measurement:
 
 
 class Clock:
-    """Times the iterations after the warm-up: reads the time at the end of the first one and of the last."""
+    """Times the iterations after the warm-up: reads the time at the end of the first one and of the last.
+
+    Updates are timed apart: there is one in each iteration, inside ``with clock.update():``.
+    """
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._iterations = 0
+        self._updates = 0
         self._started = (time.perf_counter(), time.process_time())
         self.warm_up_seconds = 0.0
         self.seconds = 0.0
+        self.update_seconds = 0.0
         self.cpu_seconds = 0.0
         self.peak_memory_bytes = 0
+
+    @contextmanager
+    def update(self) -> Iterator[None]:
+        """Everything that turns one rollout into new parameters, finished when the block ends."""
+        started = time.perf_counter()
+        yield
+        self._updates += 1
+        if self._updates > WARM_UP_ITERATIONS:
+            self.update_seconds += time.perf_counter() - started
 
     def iteration_done(self) -> None:
         self._iterations += 1
@@ -164,9 +279,10 @@ class Clock:
             self.peak_memory_bytes = _peak_memory_bytes()
 
     def check_finished(self) -> None:
-        """Raise if there were more or fewer iterations than the work has."""
-        if self._iterations != self._work.iterations:
-            raise RuntimeError(f"{self._iterations} iterations done, {self._work.iterations} wanted")
+        """Raise if there were more or fewer iterations or updates than the work has."""
+        for name, done in {"iterations": self._iterations, "updates": self._updates}.items():
+            if done != self._work.iterations:
+                raise RuntimeError(f"{done} {name} done, {self._work.iterations} wanted")
 
 
 def main(peer: str, train: Callable[[Work, int, Clock], Training], packages: tuple[str, ...]) -> None:
@@ -200,6 +316,7 @@ def main(peer: str, train: Callable[[Work, int, Clock], Training], packages: tup
         warm_up_seconds=clock.warm_up_seconds,
         timed_env_steps=timed_env_steps,
         seconds=clock.seconds,
+        update_seconds=clock.update_seconds,
         cpu_seconds=clock.cpu_seconds,
         steps_per_second=timed_env_steps / clock.seconds,
         peak_memory_bytes=clock.peak_memory_bytes,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from peers.protocol import Clock, Training, Work, main
+from peers.protocol import Clock, PPOWork, Training, Work, main
 
 
 class TellClock(BaseCallback):
@@ -29,41 +33,73 @@ class TellClock(BaseCallback):
 
 
 def train(work: Work, seed: int, clock: Clock) -> Training:
-    """Train with SB3's PPO; gradient steps are counted by a hook of the optimiser."""
+    """Train with SB3's PPO."""
+    if type(work) is not PPOWork:
+        raise ValueError(f"{work.name} is no work for Stable-Baselines3")
+    model = PPO("MlpPolicy", **common_settings(work, seed), **ppo_settings(work))
+    return learn(model, work, clock)
+
+
+def common_settings(work: Work, seed: int) -> dict[str, Any]:
+    """What all on-policy algorithms of SB3 and sb3-contrib are told alike."""
     torch.set_num_threads(1)
     hidden_sizes = list(work.hidden_sizes)
-    model = PPO(
-        "MlpPolicy",
-        make_vec_env(work.env_id, n_envs=work.num_envs, seed=seed),
-        learning_rate=lambda progress_remaining: work.learning_rate * progress_remaining,
-        n_steps=work.horizon,
-        batch_size=work.minibatch_size,
-        n_epochs=work.num_epochs,
-        gamma=work.gamma,
-        gae_lambda=work.gae_lambda,
-        clip_range=work.clip_range,
-        normalize_advantage=True,
-        ent_coef=work.ent_coef,
-        vf_coef=work.vf_coef,
-        max_grad_norm=work.max_grad_norm,
-        policy_kwargs={"net_arch": {"pi": hidden_sizes, "vf": hidden_sizes}, "activation_fn": torch.nn.Tanh},
-        seed=seed,
-        device="cpu",
-    )
+    return {
+        "env": make_vec_env(work.env_id, n_envs=work.num_envs, seed=seed),
+        "n_steps": work.horizon,
+        "batch_size": work.minibatch_size,
+        "gamma": work.gamma,
+        "gae_lambda": work.gae_lambda,
+        "normalize_advantage": True,
+        "policy_kwargs": {"net_arch": {"pi": hidden_sizes, "vf": hidden_sizes}, "activation_fn": torch.nn.Tanh},
+        "seed": seed,
+        "device": "cpu",
+    }
+
+
+def ppo_settings(work: PPOWork) -> dict[str, Any]:
+    """What PPO is told besides."""
+    return {
+        "learning_rate": _linear(work.learning_rate),
+        "n_epochs": work.num_epochs,
+        "clip_range": work.clip_range,
+        "ent_coef": work.ent_coef,
+        "vf_coef": work.vf_coef,
+        "max_grad_norm": work.max_grad_norm,
+    }
+
+
+def learn(model: OnPolicyAlgorithm, work: Work, clock: Clock) -> Training:
+    """Train a model; gradient steps are counted by a hook of its optimiser."""
     gradient_steps = 0
 
     def count(*_: object) -> None:
         nonlocal gradient_steps
         gradient_steps += 1
 
+    update = model.train
+
+    def timed_update() -> None:
+        with clock.update():
+            update()
+
     model.policy.optimizer.register_step_post_hook(count)
+    model.train = timed_update  # type: ignore[method-assign]
     model.learn(work.total_steps, callback=TellClock(clock), log_interval=None)  # type: ignore[arg-type]  # None: no logging
     return Training(
         env_steps=model.num_timesteps,
         gradient_steps=gradient_steps,
         gradient_steps_source="calls of the optimiser's step",
-        parameter_shapes=[list(parameter.shape) for parameter in model.policy.parameters()],
+        parameter_shapes=[
+            list(parameter.shape)
+            for name, parameter in model.policy.named_parameters()
+            if "bias_hh" not in name  # the second bias of PyTorch's LSTM
+        ],
     )
+
+
+def _linear(start: float) -> Callable[[float], float]:
+    return lambda progress_remaining: start * progress_remaining
 
 
 if __name__ == "__main__":

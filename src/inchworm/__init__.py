@@ -8,7 +8,9 @@ run.evaluate(episodes=20)
 
 from importlib.metadata import version
 
+from inchworm.algorithms.policy_gradient import A2C, REINFORCE
 from inchworm.algorithms.ppo import PPO
+from inchworm.algorithms.trpo import NPG, TRPO
 from inchworm.api import Run, load, resume, train
 from inchworm.collect.evaluate import Evaluation
 from inchworm.config import PRESETS
@@ -21,8 +23,12 @@ from inchworm.train import Iteration
 __version__ = version("inchworm")
 
 __all__ = [
+    "A2C",
+    "NPG",
     "PPO",
     "PRESETS",
+    "REINFORCE",
+    "TRPO",
     "Evaluation",
     "InchwormError",
     "Iteration",

@@ -11,20 +11,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
+import optax
 
-from inchworm.algorithms import ppo
-from inchworm.algorithms.iteration import Iterate, make_iteration
+from inchworm.algorithms import policy_gradient, ppo, trpo
+from inchworm.algorithms.iteration import make_iteration
+from inchworm.algorithms.policy_gradient import PolicyGradient
 from inchworm.algorithms.ppo import PPO
-from inchworm.algorithms.state import TrainState
-from inchworm.checks import check_choice, check_integer
+from inchworm.algorithms.settings import Settings
+from inchworm.algorithms.state import Algorithm, TrainState
+from inchworm.algorithms.trpo import TRPO
+from inchworm.checks import check_choice, check_hashable, check_integer
 from inchworm.collect.evaluate import Evaluation, evaluate
+from inchworm.collect.graph import GraphCollector, make_advance, make_rollout, make_start
 from inchworm.collect.host import HostCollector
 from inchworm.collect.record import render_episode
-from inchworm.config import PRESETS, RunConfig, check_known, preset_for
+from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
 from inchworm.envs.gymnasium import make_factory
+from inchworm.envs.jax_env import JaxEnv
 from inchworm.envs.source import EnvSource, env_source
 from inchworm.errors import CheckpointError, ConfigError, TrainingError
 from inchworm.io import checkpoint as checkpoints
@@ -36,9 +42,9 @@ from inchworm.io.progress import ProgressLine
 from inchworm.io.provenance import differing_numerics, provenance
 from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, read_json, write_json
 from inchworm.io.video import write_video
+from inchworm.models.network import CustomNetwork
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
-from inchworm.rl.schedules import Schedule
 from inchworm.spaces import EnvSpec
 from inchworm.train import Iteration, Observer, Progress, train_loop
 
@@ -68,7 +74,7 @@ class Run:
 
 def train(
     env: Any,
-    algorithm: PPO | None = None,
+    algorithm: Settings | str | None = None,
     *,
     total_steps: int | None = None,
     seed: int = 0,
@@ -84,13 +90,17 @@ def train(
     evaluation_episodes: int = 20,
     on_iteration: Observer | None = None,
     progress: bool = True,
+    network: CustomNetwork | None = None,
+    optimizer: optax.GradientTransformation | None = None,
     **settings: Any,
 ) -> Run:
     """Trains a policy.
 
     Args:
-        env: a Gymnasium id, `module:factory`, a class, a function that makes an environment, or a vector environment.
-        algorithm: its settings, taken as they are; None for the preset's.
+        env: a Gymnasium id, `module:factory`, a class, a function that makes an environment, a vector environment, or
+            a JAX environment.
+        algorithm: its settings, taken as they are, as `iw.PPO(clip_range=0.1)`; or its name, as "trpo", to get the
+            preset's settings; None for the preset's PPO.
         total_steps: budget in environment steps; None for the preset's.
         seed: of parameters, noise, shuffles and environments.
         preset: one of `PRESETS`; None for the one that fits the environment.
@@ -105,6 +115,10 @@ def train(
         evaluation_episodes: episodes of each of the two evaluations at the end; 0 for none.
         on_iteration: called with an `Iteration` after each; returning True stops the run.
         progress: show a line that tells how training goes.
+        network: makes a network of your own, in place of what encodes observations: a function of a random key and
+            the observation space that returns a pytree, which is called with a batch of normalised observations and
+            returns features (batch, F). It is code, and not stored with the run.
+        optimizer: an optax chain without a learning rate, in place of Adam and gradient clipping. Not stored either.
         settings: of the algorithm, in place of the preset's.
 
     Raises:
@@ -115,19 +129,21 @@ def train(
     check_integer("evaluation_episodes", evaluation_episodes, 0)
     configure_jax(check_integer("threads", threads, 1))
     source = env_source(env, env_kwargs)
+    check_hashable("env", source.jax_env)
     chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]
-    if algorithm is not None and (settings or preset):
+    if isinstance(algorithm, Settings) and (settings or preset):
         raise ConfigError(
             "algorithm",
             repr(algorithm),
             "is given together with a preset or single settings",
             "Give either settings inside it, or settings and a preset without it.",
         )
-    if algorithm is None:
+    if not isinstance(algorithm, Settings):
+        defaults = chosen.settings(check_choice("algorithm", algorithm or "ppo", ALGORITHMS))
         if source.num_envs is not None:
             settings.setdefault("num_envs", source.num_envs)
-        check_known("settings", settings, PPO)
-        algorithm = dataclasses.replace(chosen.algorithm, **settings)
+        check_known("settings", settings, type(defaults))
+        algorithm = dataclasses.replace(defaults, **settings)
     config = RunConfig(
         env=source.name,
         env_kwargs=source.kwargs if source.by_id else {},
@@ -141,8 +157,9 @@ def train(
         keep_checkpoints=keep_checkpoints,
         threads=threads,
     )
-    trainer = _Trainer(config, source, evaluation_episodes, on_iteration, progress)
-    return trainer.run(create_run_folder(Path(out), config.env, "ppo", seed, name), None)
+    own = _OwnParts(network, optimizer)
+    trainer = _Trainer(config, source, own, evaluation_episodes, on_iteration, progress)
+    return trainer.run(create_run_folder(Path(out), config.env, config.algorithm_name, seed, name), None)
 
 
 def resume(
@@ -153,6 +170,8 @@ def resume(
     evaluation_episodes: int = 20,
     on_iteration: Observer | None = None,
     progress: bool = True,
+    network: CustomNetwork | None = None,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Run:
     """Goes on with a stopped run from its newest good checkpoint.
 
@@ -166,6 +185,8 @@ def resume(
         evaluation_episodes: as in `train`.
         on_iteration: as in `train`.
         progress: as in `train`.
+        network: again, where the run was started with one.
+        optimizer: again, where the run was started with one.
 
     Raises:
         InchwormError: one of its kinds, see `inchworm.errors`.
@@ -185,14 +206,18 @@ def resume(
         )
     else:
         parent = None
-    trainer = _Trainer(config, source, evaluation_episodes, on_iteration, progress)
+    own = _OwnParts(network, optimizer)
+    own.check_given_again(config)
+    trainer = _Trainer(config, source, own, evaluation_episodes, on_iteration, progress)
     if folder is None:
-        folder = create_run_folder(Path(path).resolve().parents[2], config.env, "ppo", config.seed, None)
+        folder = create_run_folder(
+            Path(path).resolve().parents[2], config.env, config.algorithm_name, config.seed, None
+        )
     return trainer.run(folder, checkpoint, None if parent is None else parent.path)
 
 
-def load(path: str | Path) -> Run:
-    """A run with its policy, to evaluate or to act.
+def load(path: str | Path, *, network: CustomNetwork | None = None) -> Run:
+    """A run with its policy, to evaluate or to act; `network` again, where the run was started with one.
 
     Raises:
         RunFolderError: there is no run.
@@ -201,7 +226,7 @@ def load(path: str | Path) -> Run:
     folder = open_run_folder(Path(path))
     config = RunConfig.from_json(read_json(folder.config))
     configure_jax(config.threads)
-    policy = load_policy(folder.policy)
+    policy = load_policy(folder.policy, network)
     return Run(folder.path, config, policy, read_json(folder.summary) if folder.summary.exists() else {})
 
 
@@ -245,12 +270,62 @@ def preset_name(source: EnvSource) -> str:
     return preset_for(source.name, source.entry_point, source.spec.action_space)
 
 
+@dataclass(frozen=True)
+class _OwnParts:
+    """Code of the user's own that takes part in a run."""
+
+    network: CustomNetwork | None = None
+    optimizer: optax.GradientTransformation | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("network", "optimizer"):
+            check_hashable(name, getattr(self, name))
+
+    def names(self) -> list[str]:
+        return [name for name in ("network", "optimizer") if getattr(self, name) is not None]
+
+    def check_given_again(self, config: RunConfig) -> None:
+        """Raises `ConfigError` unless just those parts are here that the run was started with."""
+        for name in ("network", "optimizer"):
+            before, now = name in config.own_parts, getattr(self, name) is not None
+            if before != now:
+                problem = "is code of your own, which is not stored with a run" if before else "was not part of the run"
+                fix = f"Give it again in Python: iw.resume(folder, {name}=...)." if before else "Leave it out."
+                raise ConfigError(name, getattr(self, name), problem, fix)
+
+
+def _make_algorithm(config: Settings, spec: EnvSpec, total_steps: int, own: _OwnParts) -> Algorithm:
+    parts = (spec, total_steps, own.network, own.optimizer)
+    match config:
+        case PPO():
+            return ppo.make(config, *parts)
+        case TRPO():
+            return trpo.make(config, *parts)
+        case PolicyGradient():
+            return policy_gradient.make(config, *parts)
+    raise AssertionError(config)
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """The compiled functions of a run; runs of one process that differ by their seeds share them."""
+
+    init: Any
+    iterate: Any
+    start: Any = None
+    """With a JAX environment: `init` and `iterate` of environments and learner together."""
+    advance: Any = None
+
+
 @lru_cache(maxsize=16)
-def _compiled(config: PPO, spec: EnvSpec, total_steps: int) -> tuple[Any, Iterate]:
-    """The compiled `init` and `iterate` of a run; runs of one process that differ by their seeds share them."""
-    algorithm = ppo.make(config, spec, total_steps)
-    gamma = cast(Schedule, config.gamma)
-    return jax.jit(algorithm.init), jax.jit(make_iteration(algorithm, spec, config.normalize_return, gamma))
+def _compiled(config: Settings, spec: EnvSpec, total_steps: int, own: _OwnParts, jax_env: JaxEnv | None) -> _Compiled:
+    algorithm = _make_algorithm(config, spec, total_steps, own)
+    iterate = make_iteration(algorithm, spec, config, total_steps)
+    if jax_env is None:
+        return _Compiled(jax.jit(algorithm.init), jax.jit(iterate))
+    rollout = make_rollout(jax_env, (config.horizon, config.num_envs), config.squash)
+    advance = jax.jit(make_advance(rollout, iterate, config.tail_gamma))
+    return _Compiled(jax.jit(algorithm.init), None, jax.jit(make_start(jax_env)), advance)
 
 
 class _Trainer:
@@ -260,19 +335,26 @@ class _Trainer:
         self,
         config: RunConfig,
         source: EnvSource,
+        own: _OwnParts,
         evaluation_episodes: int,
         on_iteration: Observer | None,
         show_progress: bool,
     ) -> None:
         """Builds what can fail for a wrong environment or setting, before anything is written."""
-        self.config, self.source = config, source
+        self.config, self.source = dataclasses.replace(config, own_parts=tuple(own.names())), source
         self.evaluation_episodes, self.on_iteration = evaluation_episodes, on_iteration
         self.show_progress = show_progress
-        self.init, self.iterate = _compiled(config.algorithm, source.spec, config.total_steps)
+        algorithm = config.algorithm
+        compiled = _compiled(algorithm, source.spec, config.total_steps, own, source.jax_env)
+        self.init = compiled.init
         self.template = jax.eval_shape(self.init, jax.random.key(0))
-        self.collector = HostCollector(
-            source.make_pool(config.algorithm.num_envs, config.seed), config.algorithm.horizon
-        )
+        if source.jax_env is None:
+            pool = source.make_pool(algorithm.num_envs, config.seed)
+            self.collector = HostCollector(
+                pool, algorithm.horizon, algorithm.squash, compiled.iterate, algorithm.tail_gamma
+            )
+        else:
+            self.collector = GraphCollector(compiled.start, compiled.advance, algorithm.num_envs, config.seed)
         self.progress = Progress()
         self.best: tuple[int, float] | None = None
         self.save_failure: CheckpointError | None = None
@@ -296,7 +378,6 @@ class _Trainer:
                         self.config,
                         state,
                         self.collector,
-                        self.iterate,
                         self.progress,
                         observers,
                         self._save,
@@ -308,7 +389,9 @@ class _Trainer:
                     raise type(error)(f"{error} {where}") from error
                 if self.save_failure is not None:
                     raise self.save_failure
-                policy = Policy(state.model, state.obs_stats, self.config.seed, self._policy_info())
+                policy = Policy(
+                    state.model, state.obs_stats, self.config.algorithm, self.config.seed, self._policy_info()
+                )
                 save_policy(self.folder.policy, policy)
                 summary = self._summary(state, reason)
                 write_json(self.folder.summary, summary)
@@ -320,7 +403,11 @@ class _Trainer:
                     summary[f"evaluation_{kind}"] = result.summary()
             write_json(self.folder.summary, summary)
         rows = read_metrics(self.folder.metrics)
-        plot_curves([("", rows)], self.folder.curve, f"{self.config.env}, PPO, seed {self.config.seed}")
+        plot_curves(
+            [("", rows)],
+            self.folder.curve,
+            f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}",
+        )
         return Run(self.folder.path, self.config, policy, summary)
 
     def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> TrainState:
@@ -410,7 +497,7 @@ class _Trainer:
                     state=to_arrays(state),
                     collector_arrays=arrays,
                     collector={"collector": document, "progress": remembered, "best": best},
-                    meta={"env": self.config.env, "algorithm": "ppo", "return_100": mean_return},
+                    meta={"env": self.config.env, "algorithm": self.config.algorithm_name, "return_100": mean_return},
                 ),
             )
             self.best, self.save_failure = best, None
@@ -424,7 +511,7 @@ class _Trainer:
         facts = provenance()
         return {
             "env": self.config.env,
-            "algorithm": "ppo",
+            "algorithm": self.config.algorithm_name,
             "seed": self.config.seed,
             "env_steps": self.progress.iteration * self.config.algorithm.steps_per_iteration,
             "versions": facts["versions"],
@@ -433,7 +520,7 @@ class _Trainer:
     def _summary(self, state: TrainState, reason: str) -> dict[str, Any]:
         return {
             "env": self.config.env,
-            "algorithm": "ppo",
+            "algorithm": self.config.algorithm_name,
             "seed": self.config.seed,
             "stopped_by": reason,
             "iterations": self.progress.iteration,

@@ -69,6 +69,19 @@ def check_choice(field: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
+def check_hashable(field: str, value: Any) -> None:
+    """`ConfigError` if the value, which compiled programs are kept by, cannot be hashed."""
+    try:
+        hash(value)
+    except TypeError as error:
+        raise ConfigError(
+            field,
+            type(value).__name__,
+            "cannot be hashed, and compiled programs are kept by it",
+            "Make it a function, or a dataclass(frozen=True).",
+        ) from error
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A parenthesis that names the nearest known word, or nothing."""
     near = get_close_matches(word, list(known), n=3, cutoff=0.6)

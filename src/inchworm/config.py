@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inchworm import spaces
+from inchworm.algorithms.policy_gradient import A2C, REINFORCE
 from inchworm.algorithms.ppo import PPO
+from inchworm.algorithms.settings import Settings
+from inchworm.algorithms.trpo import NPG, TRPO
 from inchworm.checks import check_choice, check_integer, check_number, did_you_mean
 from inchworm.errors import CheckpointError, ConfigError
-from inchworm.rl.schedules import Schedule
+from inchworm.models.settings import to_json
 
-ALGORITHMS = {"ppo": PPO}
+ALGORITHMS: dict[str, type[Settings]] = {"ppo": PPO, "trpo": TRPO, "npg": NPG, "a2c": A2C, "reinforce": REINFORCE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,9 @@ class RunConfig:
     """Keyword arguments of the environment."""
     env_by_id: bool = True
     """False if the environment is made by a factory that must be given again to resume."""
-    algorithm: PPO
+    own_parts: tuple[str, ...] = ()
+    """Which of `network` and `optimizer` are code of the user's own, which must be given again to resume."""
+    algorithm: Settings
     total_steps: int
     """Budget in environment steps; the run stops at the first iteration that reaches it."""
     seed: int = 0
@@ -39,6 +44,7 @@ class RunConfig:
     """Threads of XLA's CPU backend; more than one pays only for wide networks, and changes results in the last bits."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "own_parts", tuple(self.own_parts))
         check_number("checkpoint_seconds", self.checkpoint_seconds, minimum=0.0)
         integers = {
             "total_steps": (1, None),
@@ -63,10 +69,13 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """As JSON; schedules in their text form."""
         document = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "algorithm"}
-        name = next(name for name, cls in ALGORITHMS.items() if isinstance(self.algorithm, cls))
-        settings = {f.name: getattr(self.algorithm, f.name) for f in dataclasses.fields(self.algorithm)}
-        settings = {key: str(value) if isinstance(value, Schedule) else value for key, value in settings.items()}
-        return document | {"algorithm": name, "settings": settings}
+        settings = to_json(self.algorithm, type(self.algorithm))
+        return document | {"algorithm": self.algorithm_name, "settings": settings}
+
+    @property
+    def algorithm_name(self) -> str:
+        """As the command line calls it."""
+        return name_of(type(self.algorithm))
 
     @classmethod
     def from_json(cls, document: Any) -> "RunConfig":
@@ -92,6 +101,19 @@ class RunConfig:
             ) from error
 
 
+def name_of(kind: type) -> str:
+    """The name of an algorithm's class in `ALGORITHMS`.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    for name, known in ALGORITHMS.items():
+        if known is kind:
+            return name
+    names = ", ".join(f"iw.{known.__name__}" for known in ALGORITHMS.values())
+    raise ConfigError("algorithm", kind.__name__, "is no algorithm", f"Give one of {names}.")
+
+
 def check_known(where: str, settings: dict[str, Any], cls: type) -> None:
     """Raises `ConfigError` for a setting the class does not have, and names the nearest one it has."""
     known = [f.name for f in dataclasses.fields(cls)]
@@ -109,38 +131,57 @@ def check_known(where: str, settings: dict[str, Any], cls: type) -> None:
 class Preset:
     """Settings that fit a kind of environment."""
 
-    algorithm: PPO
+    algorithms: dict[str, Settings]
+    """By name; an algorithm that is not here has its own defaults."""
     total_steps: int
     about: str
 
+    def settings(self, algorithm: str) -> Settings:
+        """The settings an algorithm gets."""
+        return self.algorithms.get(algorithm) or ALGORITHMS[algorithm]()
+
 
 PRESETS = {
-    "paper": Preset(PPO(), 1_000_000, "Table 3 of the paper with the authors' code details: iw.PPO() as it is"),
+    "paper": Preset({}, 1_000_000, "Table 3 of the paper with the authors' code details: iw.PPO() as it is"),
     "mujoco": Preset(
-        PPO(normalize_return=True, max_grad_norm=0.5),
+        {
+            "ppo": PPO(normalize_return=True, max_grad_norm=0.5),
+            "trpo": TRPO(normalize_return=True),
+            "npg": NPG(normalize_return=True),
+            "a2c": A2C(normalize_return=True),
+            "reinforce": REINFORCE(normalize_return=True),
+        },
         1_000_000,
         "continuous control: Table 3, with ppo2's reward scaling and gradient clipping",
     ),
     "classic": Preset(
-        PPO(
-            num_envs=8,
-            horizon=128,
-            minibatch_size=64,
-            learning_rate="linear:1e-3:0",
-            normalize_observation=False,
-            normalize_return=True,
-        ),
+        {
+            "ppo": PPO(
+                num_envs=8,
+                horizon=128,
+                minibatch_size=64,
+                learning_rate="linear:1e-3:0",
+                normalize_observation=False,
+                normalize_return=True,
+            ),
+            "trpo": TRPO(num_envs=8, horizon=128, normalize_observation=False, normalize_return=True),
+            "npg": NPG(num_envs=8, horizon=128, normalize_observation=False, normalize_return=True),
+            "a2c": A2C(normalize_observation=False, normalize_return=True),
+            "reinforce": REINFORCE(normalize_observation=False, normalize_return=True),
+        },
         100_000,
         "small discrete tasks: eight environments, a larger step size, rewards scaled",
     ),
     "pendulum": Preset(
-        PPO(
-            num_envs=8,
-            horizon=256,
-            gamma=0.9,
-            normalize_return=True,
-            max_grad_norm=0.5,
-        ),
+        {
+            "ppo": PPO(
+                num_envs=8,
+                horizon=256,
+                gamma=0.9,
+                normalize_return=True,
+                max_grad_norm=0.5,
+            )
+        },
         300_000,
         "short-sighted continuous control: gamma 0.9",
     ),

@@ -7,11 +7,13 @@ into it, policies carry it, and it is written to JSON with them.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
-from inchworm.errors import CheckpointError
+from inchworm.errors import CheckpointError, UnsupportedSpaceError
+from inchworm.types import AnyArray
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,28 @@ class Discrete:
 
 
 @dataclass(frozen=True)
+class MultiDiscrete:
+    """Integers side by side, each with a number of choices and a start of its own (flat, in C order)."""
+
+    nvec: tuple[int, ...]
+    shape: tuple[int, ...]
+    start: tuple[int, ...]
+    dtype: str = "int64"
+
+
+@dataclass(frozen=True)
+class MultiBinary:
+    """Arrays of bits."""
+
+    shape: tuple[int, ...]
+    dtype: str = "int8"
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
 class Dict:
     """Named spaces, in the order in which their leaves are stored (sorted by name)."""
 
@@ -54,7 +78,16 @@ class Tuple:
     spaces: tuple["Space", ...]
 
 
-Space = Box | Discrete | Dict | Tuple
+Leaf = Box | Discrete | MultiDiscrete | MultiBinary
+Space = Leaf | Dict | Tuple
+
+Squash = Literal["clip", "tanh", "unit"]
+"""How a policy's own numbers become a Box's:
+
+    clip    clipped to the bounds
+    tanh    low + (tanh(u) + 1) / 2 (high - low)
+    unit    low + x (high - low), for x in (0, 1)
+"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +98,7 @@ class EnvSpec:
     action_space: Space
 
 
-def leaves(space: Space) -> list[Box | Discrete]:
+def leaves(space: Space) -> list[Leaf]:
     """The basic spaces inside, in the order in which JAX flattens their values."""
     match space:
         case Dict(spaces):
@@ -74,6 +107,11 @@ def leaves(space: Space) -> list[Box | Discrete]:
             return [leaf for inner in spaces for leaf in leaves(inner)]
         case _:
             return [space]
+
+
+def leaf_shape(leaf: Leaf) -> tuple[int, ...]:
+    """The shape of a leaf's values."""
+    return () if isinstance(leaf, Discrete) else leaf.shape
 
 
 def flatten(space: Space, value: Any) -> list[Any]:
@@ -116,6 +154,11 @@ def to_json(space: Space) -> dict[str, Any]:
             }
         case Discrete(n, start, dtype):
             return {"type": "Discrete", "n": n, "start": start, "dtype": dtype}
+        case MultiDiscrete(nvec, shape, start, dtype):
+            lists = {"nvec": list(nvec), "shape": list(shape), "start": list(start)}
+            return {"type": "MultiDiscrete", **lists, "dtype": dtype}
+        case MultiBinary(shape, dtype):
+            return {"type": "MultiBinary", "shape": list(shape), "dtype": dtype}
         case Dict(spaces):
             return {"type": "Dict", "spaces": [[name, to_json(inner)] for name, inner in spaces]}
         case Tuple(spaces):
@@ -127,10 +170,17 @@ def from_json(data: Any) -> Space:
     try:
         match data["type"]:
             case "Box":
-                shape = tuple(int(size) for size in data["shape"])
-                return Box(shape, str(data["dtype"]), _bound_from_json(data["low"]), _bound_from_json(data["high"]))
+                low, high = _bound_from_json(data["low"]), _bound_from_json(data["high"])
+                return Box(_integers(data["shape"]), str(data["dtype"]), low, high)
             case "Discrete":
                 return Discrete(int(data["n"]), int(data["start"]), str(data["dtype"]))
+            case "MultiDiscrete":
+                nvec, shape, start = (_integers(data[name]) for name in ("nvec", "shape", "start"))
+                if not len(nvec) == len(start) == math.prod(shape):
+                    raise ValueError(f"{len(nvec)} components in the shape {shape} with {len(start)} starts")
+                return MultiDiscrete(nvec, shape, start, str(data["dtype"]))
+            case "MultiBinary":
+                return MultiBinary(_integers(data["shape"]), str(data["dtype"]))
             case "Dict":
                 return Dict(tuple((str(name), from_json(inner)) for name, inner in data["spaces"]))
             case "Tuple":
@@ -141,6 +191,10 @@ def from_json(data: Any) -> Space:
         raise CheckpointError(
             "space", str(data), "is no description of a space", "The file is damaged or newer than this version."
         ) from error
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
 
 
 def _bound_to_json(bound: float | tuple[float, ...]) -> Any:
@@ -155,29 +209,132 @@ def _bound_from_json(bound: Any) -> float | tuple[float, ...]:
     return float(bound)
 
 
-def storage_dtype(leaf: Box | Discrete) -> np.dtype[Any]:
+def storage_dtype(leaf: Leaf) -> np.dtype[Any]:
     """The dtype in which observations of a leaf are kept: never 64 bits, bytes stay bytes, large integers round."""
-    if isinstance(leaf, Discrete):
+    if isinstance(leaf, Discrete | MultiDiscrete):
         return np.dtype(np.int32)
     return np.dtype(leaf.dtype if leaf.dtype in ("uint8", "int8", "bool") else np.float32)
 
 
-def action_door(space: Space) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that takes a batch of the policy's own actions (N, ...) to what environments are sent.
+def own_action(leaf: Leaf) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of the policy's own action for a leaf: flat, choices counted from zero."""
+    match leaf:
+        case Discrete():
+            return (), np.dtype(np.int32)
+        case MultiDiscrete(nvec):
+            return (len(nvec),), np.dtype(np.int32)
+        case MultiBinary():
+            return (leaf.size,), np.dtype(np.int32)
+        case Box():
+            return (leaf.size,), np.dtype(np.float32)
 
-    A Box's actions are clipped to its bounds and take its shape and dtype; a Discrete's are moved to its start. The
-    result is an array of its own: an environment may write into its action, and the rollout keeps the policy's.
+
+def mask_groups(space: Space) -> list[int]:
+    """The numbers of mask columns that belong to one choice each, in the order of the leaves.
+
+    A Discrete is one choice among n, a MultiDiscrete one for each component, a MultiBinary one among {0, 1} for each
+    bit. A Box has none.
     """
-    if isinstance(space, Discrete):
-        start, dtype = space.start, np.dtype(space.dtype)
-        return lambda actions: (actions + start).astype(dtype)
-    assert isinstance(space, Box)
-    shape, dtype = space.shape, np.dtype(space.dtype)
+    groups: list[int] = []
+    for leaf in leaves(space):
+        match leaf:
+            case Discrete(n):
+                groups.append(n)
+            case MultiDiscrete(nvec):
+                groups.extend(nvec)
+            case MultiBinary():
+                groups.extend([2] * leaf.size)
+    return groups
+
+
+def num_mask_columns(space: Space) -> int:
+    """Length of the vector that says which choices of an action space are allowed."""
+    return sum(mask_groups(space))
+
+
+def check_squash(space: Space, squash: Squash) -> None:
+    """Raises `UnsupportedSpaceError` for a Box without the finite bounds that "tanh" and "unit" need."""
+    for leaf in leaves(space):
+        if squash != "clip" and isinstance(leaf, Box):
+            low, high = (np.asarray(bound, _wide(np.dtype(leaf.dtype))) for bound in (leaf.low, leaf.high))
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(high - low).all()
+            if not finite:
+                raise UnsupportedSpaceError(
+                    "action_space",
+                    repr(leaf),
+                    "has no finite range, over which this policy would spread its actions",
+                    "Use the Gaussian, which is clipped, or give the Box finite bounds.",
+                )
+
+
+def action_door(space: Space, squash: Squash) -> Callable[[list[Any]], list[Any]]:
+    """The function that takes a batch of the policy's own actions to what environments are sent, leaf by leaf.
+
+    A policy's own actions are flat and count from zero: a Discrete's int32 (N,), a MultiDiscrete's int32 (N, K), a
+    MultiBinary's int32 bits (N, n), a Box's float32 (N, size). The environments' have the leaf's shape, dtype, start
+    and bounds. The arrays are new ones: an environment may write into its action, and the rollout keeps the policy's.
+
+    Raises:
+        UnsupportedSpaceError: a Box has no bounds that "tanh" and "unit" need.
+    """
+    check_squash(space, squash)
+    numpy_doors, jax_doors = (
+        [_leaf_door(leaf, squash, to_dtype(np.dtype(leaf.dtype)), xp) for leaf in leaves(space)]
+        for xp, to_dtype in ((np, np.dtype), (jnp, _narrow))
+    )
+    if len(numpy_doors) == 1:  # the common case, run between environment steps
+        (numpy_door,), (jax_door,) = numpy_doors, jax_doors
+        return lambda own: [(numpy_door if isinstance(own[0], np.ndarray) else jax_door)(own[0])]
+
+    def door(own: list[Any]) -> list[Any]:
+        doors = numpy_doors if isinstance(own[0], np.ndarray) else jax_doors
+        return [leaf_door(actions) for leaf_door, actions in zip(doors, own, strict=True)]
+
+    return door
+
+
+def _leaf_door(leaf: Leaf, squash: Squash, dtype: np.dtype[Any], xp: Any) -> Callable[[AnyArray], AnyArray]:
+    """The door of one leaf, in a dtype and for the arrays of a namespace."""
+    shape = leaf_shape(leaf)
+    door = _box_door(leaf, squash, dtype, xp) if isinstance(leaf, Box) else _choice_door(leaf, dtype)
+    if len(shape) == 1 or isinstance(leaf, Discrete):
+        return door
+    return lambda own: door(own).reshape((len(own), *shape))
+
+
+def _choice_door(leaf: Discrete | MultiDiscrete | MultiBinary, dtype: np.dtype[Any]) -> Callable[[AnyArray], AnyArray]:
+    start = np.asarray(0 if isinstance(leaf, MultiBinary) else leaf.start).astype(dtype)
+    if not start.any():
+        return lambda choices: choices.astype(dtype)
+    return lambda choices: choices.astype(dtype) + start
+
+
+def _box_door(leaf: Box, squash: Squash, dtype: np.dtype[Any], xp: Any) -> Callable[[AnyArray], AnyArray]:
     # In the space's own dtype: the float32 next to a bound of 0.1 lies outside a float64 Box.
-    low, high = np.asarray(space.low, dtype), np.asarray(space.high, dtype)
+    low, high = np.asarray(leaf.low, dtype), np.asarray(leaf.high, dtype)
+    minimum, maximum, tanh = xp.minimum, xp.maximum, xp.tanh
 
-    def clip(actions: np.ndarray) -> np.ndarray:
-        clipped = np.minimum(np.maximum(actions.astype(dtype, copy=False), low), high)
-        return clipped if len(shape) == 1 else clipped.reshape((len(actions), *shape))
+    def clip(numbers: AnyArray) -> AnyArray:
+        return minimum(maximum(numbers.astype(dtype, copy=False), low), high)
 
-    return clip
+    if squash == "clip":
+        return clip
+    wide = _wide(dtype)
+    start, width = low.astype(wide), high.astype(wide) - low.astype(wide)
+
+    def spread(numbers: AnyArray) -> AnyArray:
+        part = numbers.astype(wide, copy=False)
+        return clip(start + ((tanh(part) + 1) / 2 if squash == "tanh" else part) * width)
+
+    return spread
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in which a Box's range is computed: a difference of float16 bounds may not be one itself."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def _narrow(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What stands for a dtype in JAX, which has no 64 bits."""
+    return np.dtype(f"{dtype.kind}4") if dtype.itemsize == 8 else dtype

@@ -10,27 +10,24 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from inchworm.algorithms.iteration import Iterate
-from inchworm.algorithms.state import TrainState, collection_key
+from inchworm.algorithms.state import TrainState
 from inchworm.config import RunConfig
 from inchworm.errors import InvariantError, NonFiniteError
-from inchworm.models.actor_critic import ActorCritic
-from inchworm.models.observations import ObsStats
 from inchworm.numerics.tree import to_arrays
-from inchworm.types import Episodes, PRNGKey, Rollout
+from inchworm.types import Episodes, Metrics
 
 MAX_SKIPPED_IN_ROW = 10
 """Updates that may be dropped one after the other before training stops."""
 
 
 class Collector(Protocol):
-    """Where experience comes from."""
+    """Where experience comes from, and what is learned from it."""
 
-    acted_with: tuple[ActorCritic, ObsStats]
+    acted_with: Any
     """The model and the statistics of the last rollout."""
 
-    def collect(self, model: ActorCritic, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
-        """T steps of N environments, going on where the last rollout ended."""
+    def advance(self, state: TrainState) -> tuple[TrainState, Metrics, Episodes]:
+        """Collects T steps of N environments, going on where the last rollout ended, and updates from them."""
         ...
 
 
@@ -73,7 +70,6 @@ def train_loop(
     config: RunConfig,
     state: TrainState,
     collector: Collector,
-    iterate: Iterate,
     progress: Progress,
     observers: Sequence[Observer],
     save: Callable[[TrainState, Progress], None],
@@ -84,8 +80,7 @@ def train_loop(
     Args:
         config: budget, limits and checkpoint interval.
         state: where to start.
-        collector: gives the rollouts.
-        iterate: from a state and a rollout to the next state, compiled.
+        collector: takes the state from one iteration to the next.
         progress: is kept up to date in place.
         observers: called after each iteration, in order.
         save: writes a checkpoint.
@@ -103,10 +98,8 @@ def train_loop(
     last_save = last_clock = time.monotonic()
     reason = None
     while reason is None:
-        key = collection_key(state.key, state.iteration)
-        rollout, episodes = collector.collect(state.model, state.obs_stats, key)
         before = state
-        state, raw_metrics = iterate(state, rollout)
+        state, raw_metrics, episodes = collector.advance(state)
         metrics = {name: float(value) for name, value in jax.device_get(raw_metrics).items()}
         _check_invariant(metrics, before, collector)
 
@@ -173,6 +166,11 @@ def _tell(observers: list[Observer], report: Iteration) -> bool:
 
 def _check_invariant(metrics: dict[str, float], before: TrainState, collector: Collector) -> None:
     """The ratio must be 1 before the first step, or the clip and the KL mean nothing."""
+    if forbidden := metrics.get("policy/forbidden_actions"):
+        raise InvariantError(
+            f"policy/forbidden_actions = {forbidden:.0f}: actions were stored that their mask forbids. Masks, actions "
+            "or log-probabilities of the rollout were changed between acting and updating."
+        )
     drift, tolerance = metrics["policy/log_ratio_at_start"], metrics["policy/log_ratio_tolerance"]
     if metrics["guard/skipped"] or drift <= tolerance:
         return

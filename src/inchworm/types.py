@@ -33,8 +33,8 @@ class Rollout(NamedTuple):
     """True where an episode starts."""
     action: ArrayTree
     """The policy's own action, before any clipping at the environment's door. (T, N, ...)"""
-    mask: ArrayTree | None
-    """Which discrete actions were allowed, or None for environments without masks. (T, N, ...)"""
+    mask: Bool[AnyArray, "T N M"] | None
+    """Which choices were allowed, a column for each of the action space's logits, or None without masks."""
     log_prob: Float[AnyArray, "T N"]
     """log pi(action | obs) under the acting policy; never recomputed."""
     reward: Float[AnyArray, "T N"]
@@ -49,31 +49,44 @@ class Rollout(NamedTuple):
     """Recurrent state before step 0, or None. (N, ...)"""
     valid: Bool[AnyArray, "T N"]
     """False for rows that are no transition (a vector environment's reset rows)."""
+    tail: Float[AnyArray, " N"] | None = None
+    """What the episode that the horizon cuts came to after it, discounted from there; None where V(next_obs) stands
+    for that."""
 
 
 class Episodes(NamedTuple):
     """Return and length of the episodes that ended in a rollout, where they ended."""
 
     ended: Bool[AnyArray, "T N"]
-    episode_return: Float[np.ndarray, "T N"]
+    episode_return: Float[AnyArray, "T N"]
     """Undiscounted sum of raw rewards; zero where no episode ended."""
-    episode_length: Float[np.ndarray, "T N"]
+    episode_length: Float[AnyArray, "T N"]
 
 
 class Batch(NamedTuple):
-    """The T*N transitions of a rollout with what the losses need, flattened to one leading axis B."""
+    """What the losses need of a rollout, in rows that can be shuffled.
+
+    A row is a transition where the policy has no memory, and then every leaf is (B, ...) with B = T N. Where it has,
+    a row is an environment's whole trajectory, and leaves are (N, T, ...): what lies in the past of a step must stay
+    in front of it.
+    """
 
     obs: ArrayTree
+    first: Bool[AnyArray, "*rows"]
     action: ArrayTree
-    mask: ArrayTree | None
-    log_prob: Float[AnyArray, " B"]
-    advantage: Float[AnyArray, " B"]
-    value: Float[AnyArray, " B"]
+    mask: Bool[AnyArray, "*rows M"] | None
+    carry: ArrayTree | None
+    """Recurrent state before the trajectory's first step, (N, ...); None without memory."""
+    log_prob: Float[AnyArray, "*rows"]
+    advantage: Float[AnyArray, "*rows"]
+    value: Float[AnyArray, "*rows"]
     """V(obs) at theta_old."""
-    returns: Float[AnyArray, " B"]
-    """The value function's target: advantage + value."""
-    weight: Float[AnyArray, " B"]
-    """1 for transitions, 0 for invalid rows."""
+    returns: Float[AnyArray, "*rows"]
+    """The value function's target."""
+    weight: Float[AnyArray, "*rows"]
+    """1 for transitions, 0 for rows that are none."""
+    old: Any = None
+    """pi_old(. | obs) where the loss reads it, as a tree of arrays (*rows, ...)."""
 
 
 PRNGKey = jax.Array

@@ -1,5 +1,7 @@
 """What surrounds every update: blanked rows, reward scaling, statistics in their order, and the finite guard."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +15,11 @@ from inchworm.algorithms.state import Algorithm, TrainState, zero
 from inchworm.models import observations
 from inchworm.numerics import running_stats
 from inchworm.numerics.tree import fingerprint
-from inchworm.rl.schedules import Schedule
 from inchworm.spaces import Box, EnvSpec
+from quick import quick_jit
 
 SHAPE = (8, 4)
-GAMMA = Schedule(0.9, 0.9)
+TOTAL_STEPS = 1000
 OBSERVATION = Box((3,), "float32", -1.0, 1.0)
 SPEC = EnvSpec(OBSERVATION, Box((2,), "float32", -1.0, 1.0))
 CONFIG = PPO(
@@ -54,6 +56,7 @@ def witness_state(add: tuple[float, float] = (0.0, 0.0)) -> TrainState:
         obs_stats=observations.empty_stats(OBSERVATION, True),
         return_stats=running_stats.empty(()),
         discounted_return=jnp.zeros(SHAPE[1]),
+        adaptive={},
         key=jax.random.key(0),
         iteration=zero(),
         skipped=zero(),
@@ -61,19 +64,23 @@ def witness_state(add: tuple[float, float] = (0.0, 0.0)) -> TrainState:
     )
 
 
+def iterating(config: PPO):
+    return quick_jit(make_iteration(Algorithm(witness_state, witness), SPEC, config, TOTAL_STEPS))
+
+
 @pytest.fixture(scope="module")
 def iterate_witness():
-    return jax.jit(make_iteration(Algorithm(witness_state, witness), SPEC, True, GAMMA))
+    return iterating(CONFIG)
 
 
 @pytest.fixture(scope="module")
 def ppo_state(made_up):
-    return made_up(ppo.make(CONFIG, SPEC, 1000).init)
+    return made_up(ppo.make(CONFIG, SPEC, TOTAL_STEPS).init)
 
 
 @pytest.fixture(scope="module")
 def iterate():
-    return jax.jit(make_iteration(ppo.make(CONFIG, SPEC, 1000), SPEC, True, GAMMA))
+    return quick_jit(make_iteration(ppo.make(CONFIG, SPEC, TOTAL_STEPS), SPEC, CONFIG, TOTAL_STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +138,7 @@ def test_scaled_rewards_are_clipped_at_ten(iterate_witness, rollouts):
 
 
 def test_without_scaling_rewards_reach_the_update_as_they_are(rollouts):
-    iterate = make_iteration(Algorithm(witness_state, witness), SPEC, False, GAMMA)
-    state, _ = jax.jit(iterate)(witness_state(), rollouts[0])
+    state, _ = iterating(dataclasses.replace(CONFIG, normalize_return=False))(witness_state(), rollouts[0])
     np.testing.assert_array_equal(state.model["reward"], clean(rollouts[0]).reward)
     assert state.return_stats.count == 0
 
@@ -225,3 +231,24 @@ def test_flags_of_rows_that_are_no_transition_do_not_matter(iterate, trained, fr
 def test_the_same_state_and_rollout_give_the_same_result_bit_for_bit(iterate, trained, fresh_rollout):
     first, second = (iterate(trained, fresh_rollout) for _ in range(2))
     assert fingerprint(first) == fingerprint(second)
+
+
+def test_the_maximum_entropy_objective_takes_alpha_log_probs_from_the_rewards(rollouts):
+    config = dataclasses.replace(CONFIG, normalize_return=False, max_entropy_alpha="linear:0.5:0")
+    iterate, rollout = iterating(config), clean(rollouts[0])
+    for iteration, alpha in ((0, 0.5), (10, 0.5 * (1 - 320 / TOTAL_STEPS))):
+        state, _ = iterate(witness_state()._replace(iteration=jnp.int32(iteration)), rollout)
+        expected = np.where(rollout.valid, rollout.reward - alpha * rollout.log_prob, 0)
+        np.testing.assert_allclose(state.model["reward"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scheduled_log_std_moves_after_the_update_and_the_update_still_finds_ratio_one(made_up, act_out):
+    config = dataclasses.replace(CONFIG, log_std="linear:0:-1")
+    algorithm = ppo.make(config, SPEC, TOTAL_STEPS)
+    iterate = quick_jit(make_iteration(algorithm, SPEC, config, TOTAL_STEPS))
+    state = made_up(algorithm.init)
+    state = state._replace(model=state.model.with_log_std(jnp.float32(0)))
+    for iteration in range(1, 3):
+        state, metrics = iterate(state, act_out(state, SHAPE, seed=iteration))
+        assert metrics["policy/log_ratio_at_start"] <= metrics["policy/log_ratio_tolerance"]
+        np.testing.assert_allclose(state.model.head.log_std, -32 * iteration / TOTAL_STEPS, rtol=1e-5)

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,18 +15,22 @@ from inchworm.algorithms import ppo
 from inchworm.algorithms.ppo import PPO
 from inchworm.errors import ConfigError, UnsupportedSpaceError
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.actor_critic import make_model
 from inchworm.models.observations import Normalizer
+from inchworm.models.settings import ModelSettings
+from inchworm.numerics.tree import broadcast_rows
+from inchworm.rl.distributions import Categorical, DiagonalGaussian
 from inchworm.rl.schedules import Schedule
 from inchworm.spaces import EnvSpec
 from inchworm.types import Batch
+from quick import quick_jit
 
 OBSERVATION = spaces.Box((3,), "float32", -1.0, 1.0)
 CHOICE = EnvSpec(OBSERVATION, spaces.Discrete(4))
 VECTOR = EnvSpec(OBSERVATION, spaces.Box((2,), "float32", -1.0, 1.0))
 NORMALIZERS = (Normalizer(np.float32([0.3, -0.1, 0.5]), np.float32([0.5, 2.0, 0.6])),)
 
-loss_and_gradient = jax.jit(jax.value_and_grad(ppo._loss, has_aux=True), static_argnums=3)
+loss_and_gradient = quick_jit(jax.value_and_grad(ppo._loss, has_aux=True), static_argnums=3)
 
 
 def doubles(tree: Any) -> Any:
@@ -33,10 +38,10 @@ def doubles(tree: Any) -> Any:
 
 
 def oracle_parameters(model: Any) -> dict[str, Any]:
-    networks = {"policy": model.policy.network, "value": model.value}
-    parameters = {name: (network.weights, network.biases) for name, network in networks.items()}
-    if hasattr(model.policy.head, "log_std"):
-        parameters["log_std"] = model.policy.head.log_std
+    networks = {"policy": model.policy.network.layers, "value": model.value.layers}
+    parameters = {name: (layers.weights, layers.biases) for name, layers in networks.items()}
+    if hasattr(model.head, "log_std"):
+        parameters["log_std"] = model.head.log_std
     return parameters
 
 
@@ -90,32 +95,34 @@ VALUE_MOVES = [
 @pytest.fixture(scope="module", params=[CHOICE, VECTOR], ids=["choice", "vector"])
 def hand_made(request, made_up):
     """A model with sizeable parameters, and a batch around it with every case of the clips."""
-    model = made_up(lambda key: ActorCritic.init(key, request.param, (4,)))
+    model = made_up(lambda key: make_model(key, request.param, ModelSettings(hidden_sizes=(4,))))
     generator = np.random.default_rng(0)
     obs = np.float32(generator.normal(size=(len(ROWS), 3)))
-    policy, normalizers = observations.to_numpy((model.policy, NORMALIZERS))
-    features = observations.encode(OBSERVATION, normalizers, obs)
-    distribution = policy(features)
+    features = observations.encode(OBSERVATION, NORMALIZERS, obs)
+    distribution, value, _ = observations.to_numpy(model).unroll(NORMALIZERS, obs)
     size = 4 if request.param is CHOICE else 2
     action = distribution.sample_from(np.float32(generator.gumbel(size=(len(ROWS), size))))
-    value = model.value(features)[:, 0]
     ratio, advantage = np.float32(ROWS).T
     moved, target = np.float32(VALUE_MOVES).T
     batch = Batch(
         obs=obs,
+        first=np.zeros(len(ROWS), bool),
         action=action.astype(np.int32) if action.dtype.kind == "i" else action,
         mask=None,
+        carry=None,
         log_prob=distribution.log_prob(action) - np.log(ratio),
         advantage=advantage,
         value=value - moved,
         returns=value - moved + target,
         weight=WEIGHT,
     )
-    return (
-        model,
-        batch,
-        {name: leaf for name, leaf in (batch._asdict() | {"obs": features}).items() if leaf is not None},
-    )
+    arrays = {name: leaf for name, leaf in (batch._asdict() | {"obs": features}).items() if leaf is not None}
+    if request.param is CHOICE:
+        old = Categorical(0.5 * distribution.logits)
+        return model, batch._replace(old=old), arrays | {"old_outputs": old.logits}
+    old = DiagonalGaussian(distribution.mean + np.float32(0.3), distribution.log_std - np.float32(0.2))
+    arrays |= {"old_outputs": old.mean, "old_log_std": old.log_std}
+    return model, batch._replace(old=broadcast_rows(old, (len(ROWS),))), arrays
 
 
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
@@ -127,6 +134,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "entropy cost": ({}, {"ent_coef": -0.3, "vf_coef": 0.7}),
     "value clipping": ({"clip_range_value": 0.2}, {}),
     "advantages by minibatch": ({"normalize_advantage": "minibatch"}, {"ent_coef": 0.01}),
+    "another upper end": ({}, {"clip_range_high": 0.3}),
+    "clip in log space": ({"surrogate": "log_clip"}, {}),
+    "no clip": ({"surrogate": "none"}, {}),
+    "KL penalty": ({"surrogate": "kl"}, {"kl_coef": 0.7}),
 }
 
 
@@ -140,6 +151,7 @@ def test_loss_and_gradient_are_the_oracle_s(hand_made, name):
     settings = now | {
         "clip_range_value": config.clip_range_value,
         "normalize": config.normalize_advantage == "minibatch",
+        "surrogate": config.surrogate,
     }
     assert loss == pytest.approx(
         oracles.ppo_loss(oracle_parameters(doubles(model)), oracle_batch, **settings), rel=1e-5
@@ -192,7 +204,7 @@ def one_step(act_out, made_up):
     algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
     state = made_up(algorithm.init, seed=1)
     rollout = act_out(state, (8, 3), seed=2, invalid=0.2)
-    return config, jax.jit(algorithm.update), state, rollout
+    return config, quick_jit(algorithm.update), state, rollout
 
 
 TOTAL_STEPS = 240
@@ -203,7 +215,7 @@ def oracle_batch_of(config: PPO, state: Any, rollout: Any) -> dict[str, np.ndarr
     # Without statistics yet, normalisation is the clip alone.
     limit = 5.0 if config.normalize_observation else np.inf
     features, next_features = (np.clip(obs, -limit, limit).reshape(24, 3) for obs in (rollout.obs, rollout.next_obs))
-    network = state.model.value
+    network = state.model.value.layers
     value, next_value = (oracles.mlp(network.weights, network.biases, each)[:, 0] for each in (features, next_features))
     advantage = oracles.generalized_advantage(
         rollout.reward,
@@ -334,7 +346,7 @@ def test_reported_kl_and_entropy_compare_the_policies_before_and_after_the_updat
     update = recorded_updates[0]
     rows = update.rollout.obs.reshape(24, 3)
     old, new = (
-        oracles.softmax(oracles.mlp(m.policy.network.weights, m.policy.network.biases, rows))
+        oracles.softmax(oracles.mlp(m.policy.network.layers.weights, m.policy.network.layers.biases, rows))
         for m in (update.before.model, update.after.model)
     )
     kl, reverse = np.sum(old * np.log(old / new), axis=1).mean(), np.sum(new * np.log(new / old), axis=1).mean()
@@ -349,6 +361,79 @@ def test_an_update_touches_only_parameters_and_optimiser(one_step):
     for field in set(state._fields) - {"model", "opt_state"}:
         for ours, theirs in zip(*map(jax.tree.leaves, (getattr(after, field), getattr(state, field))), strict=True):
             assert (ours == theirs).all(), field
+
+
+def test_with_two_learning_rates_policy_and_value_function_step_by_optimisers_of_their_own(one_step):
+    config, _, state, rollout = one_step
+    config = dataclasses.replace(config, value_learning_rate=0.02)
+    algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0)).opt_state
+    opt_state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    after, _ = quick_jit(algorithm.update)(state._replace(opt_state=opt_state), rollout)
+    batch = oracle_batch_of(config, state, rollout)
+    gradient = oracle_gradient(state.model, batch, clip_range=0.2, vf_coef=0.5, ent_coef=0.0)
+    for name, rate in (("policy", 0.05), ("value", 0.02)):
+        # Each gradient is clipped by its own norm.
+        part = getattr(gradient, name)
+        clipped = jax.tree.map(lambda g, p=part: g * min(1.0, config.max_grad_norm / global_norm(p)), part)
+        old = getattr(state.model, name)
+        expected = Adam(old, config.adam_epsilon).step(old, clipped, rate)
+        assert_trees_close(getattr(after.model, name), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"surrogate": "kl", "kl_control": "penalty"}, "kl_coef"),
+        ({"kl_control": "learning_rate"}, "learning_rate_scale"),
+    ],
+    ids=["penalty", "learning rate"],
+)
+def test_what_moves_with_the_kl_moves_for_the_next_update(one_step, made_up, settings, name):
+    config, _, _, rollout = one_step
+    # The KL of an update is far above the target at first, and far below at the end.
+    config = dataclasses.replace(config, target_kl=f"linear:1e-6:10:{TOTAL_STEPS}", **settings)
+    algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
+    update, state = quick_jit(algorithm.update), made_up(algorithm.init, seed=1)
+    assert set(state.adaptive) == {name}
+    for iteration, factors in (
+        (0, {"kl_coef": 2.0, "learning_rate_scale": 1 / 1.5}),
+        (9, {"kl_coef": 0.5, "learning_rate_scale": 1.5}),
+    ):
+        before = state._replace(iteration=np.int32(iteration), adaptive={name: np.float32(0.8)})
+        after, metrics = update(before, rollout)
+        assert after.adaptive[name] == pytest.approx(0.8 * factors[name], rel=1e-6)
+        if name == "kl_coef":
+            assert metrics["schedule/kl_coef"] == pytest.approx(0.8)
+        else:
+            assert metrics["schedule/learning_rate"] == pytest.approx(0.8 * 0.05 * (1 - iteration / 10), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("control", "limit", "end", "epochs", "loss"),
+    [("stop", 2.5, 3, 3, 1.0), ("roll_back", 2.5, 2, 3, 1.0), ("stop", 9, 5, 5, 2.0), ("roll_back", 9, 5, 5, 2.0)],
+)
+def test_epochs_after_one_that_went_too_far_are_left_out_or_that_one_is_undone_too(control, limit, end, epochs, loss):
+    def epoch(count, key):
+        return count + 1, {"loss": jnp.stack([count, count])}
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    found, metrics = ppo._epochs_until(lambda count: count > limit, epoch, jnp.float32(0), keys, control)
+    assert found == end
+    # Metrics are means over the epochs that were run: 0, 1, 2, ...
+    assert (metrics["policy/epochs"], metrics["loss"]) == (epochs, loss)
+
+
+def test_recomputed_advantages_and_targets_are_those_of_the_current_value_function(one_step, recording):
+    config, _, state, rollout = one_step
+    config = dataclasses.replace(config, recompute_advantages=True, num_epochs=2, normalize_advantage="none")
+    _, _, (first, second) = recording(ppo.make(config, VECTOR, TOTAL_STEPS))(state, rollout)
+    batch = oracle_batch_of(config, state, rollout)
+    order = np.argsort(first.log_prob), np.argsort(batch["log_prob"])
+    np.testing.assert_allclose(first.returns[order[0]], batch["returns"][order[1]], atol=1e-5)
+    again = np.argsort(second.log_prob)
+    assert np.abs(second.returns[again] - first.returns[order[0]]).max() > 1e-3
+    np.testing.assert_array_equal(second.value[again], first.value[order[0]])
 
 
 def test_the_defaults_are_the_paper_s_table_3():
@@ -376,7 +461,7 @@ def test_a_minibatch_size_that_does_not_divide_names_those_that_do():
 
 
 def test_environments_without_a_policy_are_refused_when_the_algorithm_starts():
-    spec = EnvSpec(OBSERVATION, spaces.Dict((("a", spaces.Discrete(2)),)))
+    spec = EnvSpec(OBSERVATION, spaces.Dict((("a", spaces.Box((2,), "int32", 0.0, 3.0)),)))
     with pytest.raises(UnsupportedSpaceError, match="action_space"):
         ppo.make(PPO(), spec, 1000).init(jax.random.key(0))
 
@@ -387,12 +472,21 @@ WRONG: dict[str, list[Any]] = {
     "num_epochs": [0, -3, 1.5, None],
     "minibatch_size": [0, 1, 63, 4096, 64.0, None, "64"],
     "learning_rate": [0.0, -1e-3, math.nan, math.inf, "fast", "linear:0:1", "linear:1e-3:-1e-3", "linear:1:0:0", None],
+    "value_learning_rate": [0.0, -1e-3, math.nan, "linear:0:1"],
     "adam_epsilon": [0.0, -1e-8, math.nan, math.inf, "small", None, True],
+    "surrogate": ["cpi", "Clip", None, True],
     "clip_range": [0.0, -0.1, math.nan, "linear:0.2", None, True],
+    "clip_range_high": [0.0, -0.1, math.nan, "linear:0.2", True],
+    "kl_coef": [-1.0, math.nan, math.inf, "linear:1:0", None],
+    "target_kl": [0.0, -0.01, math.nan, "small"],
+    "kl_control": ["halt", "Stop", None],
     "gamma": [-0.1, 1.01, math.nan, "linear:0.9:1.1", None],
-    "gae_lambda": [-0.1, 1.01, math.inf, "lambda"],
+    "gae_lambda": [-0.1, 1.01, math.inf, "lambda", None],
+    "value_target": ["gae", "TD", None, 1],
+    "max_entropy_alpha": [-0.1, math.nan, "warm", None],
     "vf_coef": [-0.5, math.nan, None],
     "ent_coef": [math.nan, math.inf, "bonus", None],
+    "recompute_advantages": [1, "true", None],
     "normalize_advantage": ["yes", "Batch", None, True, []],
     "normalize_observation": [1, "true", None],
     "normalize_return": [0, "false", None],
@@ -400,6 +494,12 @@ WRONG: dict[str, list[Any]] = {
     "clip_range_value": [0.0, -0.2, math.nan, "0.2"],
     "hidden_sizes": [64, "64", (0,), (-8,), (8, 8.0), (True,), None],
     "activation": ["gelu", "Tanh", None, 1],
+    "image_network": ["resnet", None, True],
+    "recurrent": ["rnn", "LSTM", None, True],
+    "recurrent_size": [0, -64, 64.0, None, "64"],
+    "shared_trunk": [1, "true", None],
+    "action_distribution": ["normal", None],
+    "log_std": ["fixed", "linear:0", math.nan, -21.0, 21.0, None, True],
 }
 
 
@@ -416,3 +516,25 @@ def test_a_wrong_setting_is_refused_by_name(field, value):
 
 def test_every_setting_has_a_wrong_value_in_the_table():
     assert set(WRONG) == {field.name for field in dataclasses.fields(PPO)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"shared_trunk": True, "value_learning_rate": 1e-3}, "value_learning_rate"),
+        ({"target_kl": 0.01, "kl_control": "penalty"}, "kl_control"),
+        ({"recurrent": "gru", "num_envs": 4, "horizon": 32, "minibatch_size": 16}, "minibatch_size"),
+        ({"action_distribution": "beta", "log_std": "state"}, "log_std"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else None,
+)
+def test_settings_that_contradict_each_other_are_refused(settings, field):
+    with pytest.raises(ConfigError) as error:
+        PPO(**settings)
+    assert error.value.field == field
+
+
+def test_a_minibatch_of_a_policy_with_memory_holds_whole_trajectories():
+    with pytest.raises(ConfigError, match=r"no multiple of horizon = 32.*Use 32 or 64 or 128"):
+        PPO(recurrent="lstm", num_envs=4, horizon=32, minibatch_size=16)
+    assert PPO(recurrent="lstm", num_envs=4, horizon=32, minibatch_size=64).minibatches_per_epoch == 2

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import inchworm as iw
+from inchworm.cli import train
 from inchworm.cli.main import main
+from inchworm.config import ALGORITHMS
 from inchworm.io import checkpoint as checkpoints
 
 SMALL = ["--num-envs", "2", "--horizon", "16", "--minibatch-size", "16", "--num-epochs", "1", "--hidden-sizes", "8"]
@@ -36,7 +38,7 @@ class Faulty(gymnasium.Env):
     def __init__(self, fault="none"):
         self.fault = fault
         if fault == "action space":
-            self.action_space = gymnasium.spaces.MultiBinary(3)
+            self.action_space = gymnasium.spaces.Box(0, 3, (2,), np.int32)
         if fault == "observation space":
             self.observation_space = gymnasium.spaces.Text(5)
 
@@ -136,7 +138,10 @@ def test_an_environment_that_raises_is_told_with_its_own_message(capsys, tmp_pat
         ("--keep-checkpoints", "0", "keep_checkpoints"),
         ("--threads", "0", "threads"),
         ("--evaluation-episodes", "-1", "evaluation_episodes"),
+        ("--target-kl", "0", "target_kl"),
+        ("--log-std", "loud", "log_std"),
         ("--preset", "mojuco", "preset"),
+        ("--algorithm", "tpro", "algorithm"),
         ("--env-kwargs", "[1]", "env-kwargs"),
     ],
 )
@@ -245,3 +250,22 @@ def test_help_is_no_error(word, capsys):
         status = exit.code or 0
     assert status == 0
     assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["CartPole-v1 --algorithm trpo", "--algorithm=trpo", "--algorithm trpo"])
+def test_help_shows_the_settings_of_the_algorithm_that_is_named(words, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", *words.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert not exit.value.code
+    assert "--max-kl" in shown
+    assert "--clip-range" not in shown
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_without_options_an_algorithm_gets_the_settings_of_the_environment_s_preset(name):
+    options = train._parse(["--algorithm", name, "--no-video", "--seed", "-3", "CartPole-v1"])
+    assert (options.env, options.seed, options.algorithm) == ("CartPole-v1", -3, name)
+    assert options.settings == iw.PRESETS["classic"].settings(name)
+    given = train._parse(["CartPole-v1", "--algorithm", name, "--normalize-advantage", "batch", "--log-std", "-0.5"])
+    assert (given.settings.normalize_advantage, str(given.settings.log_std)) == ("batch", "-0.5")

@@ -17,6 +17,8 @@ from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.vector import VectorPool
 from inchworm.errors import CheckpointError
 from inchworm.models import observations
+from inchworm.models.actor_critic import make_model
+from inchworm.models.settings import ModelSettings
 from inchworm.numerics.running_stats import RunningStats
 
 NUM_ENVS = 3
@@ -61,6 +63,22 @@ class DictToy(Toy):
         return {"walk": super().observation(), "choice": self.count}
 
 
+class PartsToy(Toy):
+    """Acted on in parts, and counts their sum as reward."""
+
+    action_space = gym_spaces.Dict(
+        bits=gym_spaces.MultiBinary(2),
+        choice=gym_spaces.Discrete(3, start=1),
+        push=gym_spaces.Box(-1.0, 1.0, (2,)),
+    )
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.parts = action
+        obs, _, *rest = super().step(sum(float(np.sum(part)) for part in action.values()))
+        return obs, float(self.sent[-1]), *rest
+
+
 TOYS = [Toy, BoxToy, DictToy]
 
 
@@ -77,10 +95,10 @@ def statistics(spec):
 class Run:
     """A collector with a fixed model, and rollouts by number."""
 
-    def __init__(self, toy, horizon=HORIZON, pool=None):
+    def __init__(self, toy, horizon=HORIZON, pool=None, model=None):
         self.pool = pool or GymnasiumPool(toy, NUM_ENVS, 4)
-        self.collector = HostCollector(self.pool, horizon)
-        self.model, self.stats = fixed_model(self.pool.spec, log_std=-0.5), statistics(self.pool.spec)
+        self.collector = HostCollector(self.pool, horizon, "clip", lambda state, rollout: (state, {}))
+        self.model, self.stats = model or fixed_model(self.pool.spec, log_std=-0.5), statistics(self.pool.spec)
 
     def collect(self, number):
         return self.collector.collect(self.model, self.stats, jax.random.key(number))
@@ -158,10 +176,10 @@ def test_episode_returns_and_lengths_equal_a_count_by_hand_across_rollouts(horiz
 
 @jax.jit
 def model_log_prob(model, normalizers, obs, action):
-    return model.act(normalizers, obs).log_prob(action)
+    return model.act(normalizers, obs)[0].log_prob(action)
 
 
-@pytest.mark.parametrize("toy", TOYS)
+@pytest.mark.parametrize("toy", [*TOYS, PartsToy])
 def test_the_stored_log_prob_is_the_models(toy):
     run = Run(toy)
     run.collect(0)
@@ -184,6 +202,22 @@ def test_stored_actions_are_unclipped_while_the_environment_got_clipped_ones():
         assert (own > high).any()
 
 
+def test_an_action_in_parts_is_stored_as_the_policys_own_and_sent_as_the_environments():
+    run = Run(PartsToy)
+    rollout, _ = run.collect(0)
+    own = rollout.action
+    assert {name: (part.shape[2:], part.dtype) for name, part in own.items()} == {
+        "bits": ((2,), np.int32),
+        "choice": ((), np.int32),
+        "push": ((2,), np.float32),
+    }
+    assert (np.abs(own["push"]) > 1).any()
+    for index, env in enumerate(run.pool._envs):
+        assert env.parts["choice"] == own["choice"][-1, index] + 1
+        np.testing.assert_array_equal(env.parts["bits"], own["bits"][-1, index])
+        np.testing.assert_array_equal(env.parts["push"], np.clip(own["push"][-1, index], -1, 1))
+
+
 @pytest.mark.parametrize("toy", TOYS)
 def test_a_rollouts_arrays_have_the_types_that_are_promised(toy):
     rollout, _ = Run(toy).collect(0)
@@ -196,20 +230,21 @@ def test_a_rollouts_arrays_have_the_types_that_are_promised(toy):
     assert {leaf.shape[:2] for leaf in jax.tree.leaves(rollout)} == {(HORIZON, NUM_ENVS)}
 
 
-@pytest.mark.parametrize("toy", TOYS)
+@pytest.mark.parametrize("toy", [*TOYS, PartsToy])
 def test_both_actors_give_the_same_rollout(toy, monkeypatch):
     def rollouts(max_numpy_envs, actor):
         monkeypatch.setattr(acting, "MAX_NUMPY_ENVS", max_numpy_envs)
         run = Run(toy)
-        made = acting.make_actor(run.model, run.stats, jax.random.key(0), HORIZON, NUM_ENVS)
+        made = acting.make_actor(run.model, run.stats, None, jax.random.key(0), (HORIZON, NUM_ENVS))
         assert type(made) is actor
         return [run.collect(number)[0] for number in range(2)]
 
     on_numpy = rollouts(NUM_ENVS, acting.NumpyActor)
     compiled = rollouts(NUM_ENVS - 1, acting.CompiledActor)
     for one, two in zip(on_numpy, compiled, strict=True):
-        assert one.action.dtype == two.action.dtype
-        np.testing.assert_allclose(one.action, two.action, atol=1e-5)
+        for ours, theirs in zip(*map(jax.tree.leaves, (one.action, two.action)), strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
         np.testing.assert_allclose(one.log_prob, two.log_prob, atol=1e-5)
         np.testing.assert_allclose(one.reward, two.reward, atol=1e-5)
         assert_same((one.obs, one.next_obs, one.terminated), (two.obs, two.next_obs, two.terminated))
@@ -242,21 +277,64 @@ def stored(snapshot):
     return {name: array.copy() for name, array in arrays.items()}, json.loads(json.dumps(document))
 
 
-@pytest.mark.parametrize("toy", [BoxToy, DictToy])
-@pytest.mark.parametrize("before", [0, 1, 3])
-def test_a_restored_collector_goes_on_bit_for_bit(toy, before):
+def without_hidden_state(toy):
     class NoHidden(toy):
         # The replay makes a new environment, whose episodes count from zero.
         def reset(self, *, seed=None, options=None):
             self.episode = -1
             return super().reset(seed=seed)
 
-    run, fresh = Run(NoHidden), Run(NoHidden)
+    return NoHidden
+
+
+@pytest.mark.parametrize("toy", [BoxToy, DictToy, PartsToy])
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_a_restored_collector_goes_on_bit_for_bit(toy, before):
+    run, fresh = (Run(without_hidden_state(toy)) for _ in range(2))
     for number in range(before):
         run.collect(number)
     assert fresh.collector.restore(*stored(run.collector.snapshot())) == []
     for number in range(before, before + 3):
         assert_same(fresh.collect(number), run.collect(number))
+
+
+@pytest.fixture(scope="module")
+def remembering(made_up):
+    """A model with memory for `Toy`."""
+    spec = spaces.EnvSpec(spaces.Box((3,), "float32", -np.inf, np.inf), spaces.Discrete(3))
+    settings = ModelSettings(hidden_sizes=(), recurrent="gru", recurrent_size=4)
+    return made_up(lambda key: make_model(key, spec, settings))
+
+
+def test_memory_goes_on_from_one_rollout_to_the_next_and_is_set_back_at_episode_starts(remembering):
+    run = Run(Toy, model=remembering)
+    rollouts = [run.collect(number)[0] for number in range(2)]
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(rollouts[0].carry))
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(rollouts[1].carry))
+    normalizers = observations.freeze(run.stats)
+    unroll = jax.jit(lambda model, rollout: model.unroll(normalizers, rollout.obs, rollout.first, None, rollout.carry))
+    for rollout in rollouts:
+        assert rollout.first[1:].any()
+        distribution = unroll(remembering, rollout).distribution
+        np.testing.assert_allclose(rollout.log_prob, distribution.log_prob(rollout.action), atol=1e-5)
+    forgetful = rollouts[1]._replace(carry=rollouts[0].carry)
+    log_prob = unroll(remembering, forgetful).distribution.log_prob(forgetful.action)
+    assert np.abs(rollouts[1].log_prob - log_prob).max() > 1e-3
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_restored_collector_takes_the_policys_memory_up(remembering, before):
+    run, fresh, third = (Run(without_hidden_state(Toy), model=remembering) for _ in range(3))
+    for number in range(before):
+        run.collect(number)
+    assert fresh.collector.restore(*stored(run.collector.snapshot())) == []
+    # A snapshot of what was restored and not yet used holds it too.
+    assert third.collector.restore(*stored(fresh.collector.snapshot())) == []
+    after = run.collect(before)[0]
+    for other in (fresh, third):
+        rollout = other.collect(before)[0]
+        assert_same(rollout.carry, after.carry)
+        np.testing.assert_array_equal(rollout.log_prob, after.log_prob)
 
 
 def test_a_snapshot_does_not_change_while_collecting_goes_on():

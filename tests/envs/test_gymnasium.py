@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 
+from fixed_model import fixed_model
 from inchworm import spaces
 from inchworm.collect.host import HostCollector
 from inchworm.envs import gymnasium as adapter
@@ -21,8 +22,7 @@ from inchworm.errors import (
     MissingDependencyError,
     UnsupportedSpaceError,
 )
-from inchworm.models.actor_critic import ActorCritic, CategoricalHead, Policy
-from inchworm.models.networks import MLP
+from inchworm.models import observations
 
 
 class Toy(gymnasium.Env):
@@ -60,12 +60,21 @@ def current(pool):
 
 
 def actions_of(pool, steps, seed=0):
+    """For each step the policy's own actions, as leaves (N, ...)."""
     rng = np.random.default_rng(seed)
-    match pool.spec.action_space:
-        case spaces.Discrete(n):
-            return rng.integers(n, size=(steps, pool.num_envs)).astype(np.int32)
-        case spaces.Box(size=size):
-            return rng.normal(size=(steps, pool.num_envs, size)).astype(np.float32)
+
+    def draw(leaf):
+        match leaf:
+            case spaces.Discrete(n):
+                return rng.integers(n, size=(steps, pool.num_envs)).astype(np.int32)
+            case spaces.MultiDiscrete(nvec):
+                return rng.integers(nvec, size=(steps, pool.num_envs, len(nvec))).astype(np.int32)
+            case spaces.MultiBinary(size=size):
+                return rng.integers(2, size=(steps, pool.num_envs, size)).astype(np.int32)
+            case spaces.Box(size=size):
+                return rng.normal(size=(steps, pool.num_envs, size)).astype(np.float32)
+
+    return list(zip(*(draw(leaf) for leaf in spaces.leaves(pool.spec.action_space)), strict=True))
 
 
 def play(pool, steps, seed=0, reset=True):
@@ -73,8 +82,9 @@ def play(pool, steps, seed=0, reset=True):
     buffers = buffers_of(pool, steps)
     if reset:
         pool.reset([leaf[0] for leaf in buffers.obs])
-    for t, action in enumerate(actions_of(pool, steps, seed)):
-        pool.step(action, t, buffers)
+    door = spaces.action_door(pool.spec.action_space, "clip")
+    for t, own in enumerate(actions_of(pool, steps, seed)):
+        pool.step(door(own), t, buffers)
     return buffers
 
 
@@ -159,8 +169,7 @@ def nan_bounded():
 
 
 UNSUPPORTED = {
-    "MultiBinary": gym_spaces.MultiBinary(3),
-    "MultiDiscrete": gym_spaces.MultiDiscrete([2, 3]),
+    "MultiDiscrete of nothing": gym_spaces.MultiDiscrete([]),
     "Sequence": gym_spaces.Sequence(gym_spaces.Discrete(2)),
     "Text": gym_spaces.Text(5),
     "Graph": gym_spaces.Graph(gym_spaces.Discrete(2), None),
@@ -180,22 +189,13 @@ def test_an_unsupported_space_is_refused_by_name(space):
             GymnasiumPool(lambda env=env: env, 1, 0)
         assert caught.value.field == attribute
         assert caught.value.value == repr(space)
+        assert caught.value.fix
 
 
 def test_an_unsupported_space_inside_another_is_named_by_its_place():
     outer = gym_spaces.Dict({"a": gym_spaces.Tuple([gym_spaces.Discrete(2), gym_spaces.Text(5)])})
     with pytest.raises(UnsupportedSpaceError, match=r"^observation_space\['a'\]\[1\] = Text"):
         from_gymnasium(outer, "observation_space")
-
-
-@pytest.mark.parametrize(
-    "parts", [gym_spaces.Dict(a=gym_spaces.Discrete(2)), gym_spaces.Tuple([gym_spaces.Discrete(2)])]
-)
-def test_actions_of_several_parts_are_refused_by_name(parts):
-    env = Toy()
-    env.action_space = parts
-    with pytest.raises(UnsupportedSpaceError, match=r"^action_space = (Dict|Tuple)\("):
-        GymnasiumPool(lambda: env, 1, 0)
 
 
 def test_a_space_that_is_none_is_refused():
@@ -221,6 +221,10 @@ def test_spaces_keep_shape_type_start_and_bounds():
         (spaces.Box((2,), "float64", (-1.0, -np.inf), (2.0, 5.0)), spaces.Box((2, 2), "uint8", 0.0, 255.0))
     )
     assert from_gymnasium(space, "s") == spaces.Dict((("a", boxes), ("z", spaces.Discrete(3, -1, "int64"))))
+    grid = gym_spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [2, -3]], dtype=np.int32)
+    assert from_gymnasium(grid, "s") == spaces.MultiDiscrete((2, 3, 4, 5), (2, 2), (0, 1, 2, -3), "int32")
+    assert from_gymnasium(gym_spaces.MultiBinary(3), "s") == spaces.MultiBinary((3,), "int8")
+    assert from_gymnasium(gym_spaces.MultiBinary([2, 3]), "s") == spaces.MultiBinary((2, 3), "int8")
 
 
 def test_the_rows_are_those_of_a_plain_loop():
@@ -235,7 +239,7 @@ def test_the_rows_are_those_of_a_plain_loop():
             np.testing.assert_array_equal(buffers.obs[0][t, index], obs)
             # The row before the first belongs to whoever made the buffers.
             assert t == 0 or buffers.first[t, index] == first
-            obs, reward, terminated, _, _ = env.step(actions[t, index])
+            obs, reward, terminated, _, _ = env.step(actions[t][0][index])
             np.testing.assert_array_equal(buffers.next_obs[0][t, index], obs)
             assert buffers.reward[t, index] == np.float32(reward)
             assert buffers.terminated[t, index] == terminated
@@ -245,6 +249,22 @@ def test_the_rows_are_those_of_a_plain_loop():
         np.testing.assert_array_equal(buffers.obs[0][11, index], obs)
     assert buffers.valid.all()
     assert not buffers.truncated.any()
+
+
+def test_a_box_action_without_axes_arrives_as_an_array_and_a_discrete_one_as_a_number():
+    class Recording(Toy):
+        def __init__(self, space):
+            super().__init__()
+            self.action_space, self.sent = space, []
+
+        def step(self, action):
+            self.sent.append(action)
+            return super().step(action)
+
+    play(pool := GymnasiumPool(lambda: Recording(gym_spaces.Box(-1.0, 1.0, ())), 1, 0), 3)
+    assert [(type(action), action.shape, action.dtype) for action in pool._envs[0].sent] == [(np.ndarray, (), "f4")] * 3
+    play(pool := GymnasiumPool(lambda: Recording(gym_spaces.Discrete(2)), 1, 0), 3)
+    assert [type(action) for action in pool._envs[0].sent] == [np.int64] * 3
 
 
 def test_an_episode_may_have_one_step():
@@ -277,10 +297,9 @@ def test_both_flags_count_as_terminated():
             return obs, reward, ended, ended, info
 
     pool = GymnasiumPool(Both, 2, 0)
-    weights = np.zeros((2, 2), np.float32), np.zeros((2, 1), np.float32)
-    policy, value = (MLP((weight,), (np.zeros(weight.shape[1], np.float32),), "tanh") for weight in weights)
-    model = ActorCritic(Policy(policy, CategoricalHead(2)), value, pool.spec.observation_space, pool.spec.action_space)
-    rollout, episodes = HostCollector(pool, 8).collect(model, (None,), jax.random.key(0))
+    stats = observations.empty_stats(pool.spec.observation_space, False)
+    collector = HostCollector(pool, 8, "clip", lambda state, rollout: (state, {}))
+    rollout, episodes = collector.collect(fixed_model(pool.spec, log_std=0.0), stats, jax.random.key(0))
     np.testing.assert_array_equal(np.argwhere(rollout.terminated[:, 0])[:, 0], [3, 7])
     assert not rollout.truncated.any()
     assert episodes.ended.sum() == 4

@@ -3,11 +3,12 @@
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 from gymnasium.vector import SyncVectorEnv
 
-from inchworm.envs.inspect import Finding, Report, inspect_environment
+from inchworm.envs.inspect import Report, inspect_environment
 from inchworm.envs.source import env_source
+from inchworm.envs.trial import Finding
 from inchworm.errors import ConfigError, EnvironmentContractError
 
 
@@ -304,10 +305,98 @@ def test_large_whole_numbers_are_a_warning_because_they_are_never_normalised():
 
 
 def test_actions_without_a_policy_are_a_problem():
-    actions = gymnasium.spaces.Dict({"left": Discrete(2), "right": Discrete(2)})
-    find(inspect(environment(action_space=actions)).problems, "action_space", "has no policy")
-    with pytest.raises(EnvironmentContractError, match="MultiBinary"):
-        inspect(environment(action_space=MultiBinary(3)))
+    whole = environment(action_space=Box(0, 3, (2,), np.int64))
+    find(inspect(whole).problems, "action_space", "has no policy")
+    with pytest.raises(EnvironmentContractError, match="Text"):
+        inspect(environment(action_space=Text(3)))
+
+
+class Everything(Healthy):
+    """Observes and takes spaces of every kind; its mask leaves two of three choices."""
+
+    observation_space = Dict(
+        walk=Healthy.observation_space, grid=MultiDiscrete([2, 3], start=[1, -1]), bits=MultiBinary(2)
+    )
+    action_space = Dict(
+        pick=Discrete(3, start=1),
+        pair=Tuple([Box(-1, 1, (2,), np.float32), MultiDiscrete([2, 3], start=[0, 5]), MultiBinary(2)]),
+    )
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        return self.wrap(obs), info | {"action_mask": self.mask()}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        assert self.allowed[action["pick"] - 1]
+        obs, *rest, info = super().step(action["pair"][0])
+        return self.wrap(obs), *rest, info | {"action_mask": self.mask()}
+
+    def wrap(self, obs):
+        grid = np.array([self.np_random.integers(2) + 1, self.np_random.integers(3) - 1])
+        return {"walk": obs, "grid": grid, "bits": self.np_random.integers(2, size=2, dtype=np.int8)}
+
+    def mask(self):
+        self.allowed = np.arange(3) != self.np_random.integers(3)
+        return {"pick": self.allowed}
+
+
+def test_spaces_of_every_kind_and_masks_are_tried_within_the_mask():
+    report = inspect(Everything)
+    assert report.problems == report.warnings == ()
+    assert report.facts["action masks"] == "given; they allow 92% of the choices"
+    assert report.facts["action space"] == (
+        "Dict of pair: Tuple of Box (2,), float32, -1 to 1; MultiDiscrete (2,), 2, 3 choices from (0, 5); "
+        "MultiBinary (2,); pick: Discrete, 3 choices from 1"
+    )
+    assert report.facts["resume"].startswith("exact")
+
+
+def test_an_environment_without_masks_is_told_as_such():
+    assert inspect(Healthy).facts["action masks"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [([1, 1], "should be flags"), ([0, 0, 0], "allows nothing")],
+)
+def test_a_mask_that_does_not_fit_is_a_problem(mask, text):
+    class Wrong(Healthy):
+        action_space = Discrete(3)
+
+        def step(self, action):
+            return *super().step([0.0])[:4], {"action_mask": mask}
+
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0], {"action_mask": [1, 1, 1]}
+
+    find(inspect(Wrong).problems, "action_mask", text)
+
+
+def test_a_mask_drawn_from_elsewhere_is_told_as_such():
+    class Fickle(Healthy):
+        action_space = Discrete(9)
+
+        def step(self, action):
+            return *super().step([0.5])[:4], {"action_mask": np.random.default_rng().random(9) < 0.9}
+
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0], {"action_mask": [1] * 9}
+
+    find(inspect(Fickle).warnings, "determinism", "another mask")
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "text"),
+    [
+        (MultiDiscrete([2, 3], start=[1, 0]), [0, 0], "is 0 in number 0, outside [1, 2]"),
+        (MultiDiscrete([2, 3]), [0, 3], "is 3 in number 1, outside [0, 2]"),
+        (MultiBinary(2), [0, 2], "is 2 in number 1, outside [0, 1]"),
+    ],
+)
+def test_a_choice_outside_its_space_is_a_problem(space, value, text):
+    faulty = environment(observation_space=space, observe=lambda self: np.array(value, space.dtype))
+    find(inspect(faulty).problems, "observation", text)
 
 
 def test_a_vector_environment_is_refused():

@@ -1,5 +1,6 @@
 """A vector environment gives the transitions of a list of its environments, whichever way it resets them."""
 
+import copy
 import json
 import zlib
 from functools import partial
@@ -44,9 +45,9 @@ class Toy(gymnasium.Env):
 
     def step(self, action):
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
-        self.sent.append(np.array(action))
+        self.sent.append(copy.deepcopy(action))
         self.left -= 1
-        self.memory += float(np.sum(action))
+        self.memory += float(sum(np.sum(leaf) for leaf in jax.tree.leaves(action)))
         ended, cut = self.left == 0, self.left == 0 and bool(self.np_random.integers(2))
         return self._observation(), float(self.np_random.normal()) + self.memory, ended and not cut, cut, {}
 
@@ -67,6 +68,9 @@ class DictToy(Toy):
                     [gym_spaces.Box(-np.inf, np.inf, (1,)), gym_spaces.Box(0, 255, (3,), np.uint8)]
                 ),
                 "choice": gym_spaces.Discrete(4, start=2),
+                "choices": gym_spaces.MultiDiscrete([[2, 3]], start=[[0, -1]]),
+                "bits": gym_spaces.MultiBinary([2, 1]),
+                "image": gym_spaces.Box(0, 255, (4, 4, 3), np.uint8),
             }
         )
         super().__init__(observation_space, gym_spaces.Discrete(2))
@@ -77,6 +81,9 @@ class DictToy(Toy):
             "parts": (values[4:], whole[1:4]),
             "walk": values[:4].reshape(2, 2),
             "choice": 2 + int(whole[0]) % 4,
+            "choices": np.array([[whole[1] % 2, int(whole[2]) % 3 - 1]]),
+            "bits": (whole[2:4, None] % 2).astype(np.int8),
+            "image": np.resize(whole, (4, 4, 3)),
         }
 
 
@@ -94,24 +101,58 @@ def box_toy():
     return Toy(gym_spaces.Box(-np.inf, np.inf, (5,)), BOX)
 
 
+GRID = gym_spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[1, -1], [0, 5]])
+BITS = gym_spaces.MultiBinary([2, 2])
+NESTED = gym_spaces.Dict(
+    {
+        "grid": GRID,
+        "parts": gym_spaces.Tuple([gym_spaces.Discrete(3, start=-1), gym_spaces.Dict({"reach": BOX, "bits": BITS})]),
+    }
+)
+
+
+def toy_of(action_space):
+    """A toy with vectors to observe."""
+    return partial(Toy, gym_spaces.Box(-np.inf, np.inf, (5,)), action_space)
+
+
 short_cartpole = partial(gymnasium.make, "CartPole-v1", max_episode_steps=16)
 
-FACTORIES = [short_cartpole, DictToy, discrete_toy, box_toy]
-NAMES = ["CartPole", "Dict observations", "Discrete actions from 3", "Box actions"]
+FACTORIES = [short_cartpole, DictToy, discrete_toy, box_toy, toy_of(GRID), toy_of(BITS), toy_of(NESTED)]
+NAMES = [
+    "CartPole",
+    "Dict observations",
+    "Discrete actions from 3",
+    "Box actions",
+    "MultiDiscrete actions",
+    "MultiBinary actions",
+    "nested actions",
+]
 
 
 def act(spec, leaves):
-    """Actions as a function of each environment's observation, so that a reset row shifts nothing."""
-    actions = []
+    """The policy's own actions, leaf by leaf, as a function of each environment's observation.
+
+    Not of how many steps there were, so that a reset row shifts nothing.
+    """
+    own = []
     for index in range(len(leaves[0])):
         noise = np.random.default_rng(zlib.crc32(b"".join(leaf[index].tobytes() for leaf in leaves)))
-        match spec.action_space:
-            case spaces.Discrete(n):
-                # Mostly the last choice, so that CartPole also falls before its time limit.
-                actions.append(np.int32(min(noise.geometric(0.25), n) - 1))
-            case spaces.Box(size=size):
-                actions.append(noise.normal(size=size).astype(np.float32))
-    return np.stack(actions)
+        own.append([act_leaf(leaf, noise) for leaf in spaces.leaves(spec.action_space)])
+    return [np.stack(leaf) for leaf in zip(*own, strict=True)]
+
+
+def act_leaf(leaf, noise):
+    match leaf:
+        case spaces.Discrete(n):
+            # Mostly the last choice, so that CartPole also falls before its time limit.
+            return np.int32(min(noise.geometric(0.25), n) - 1)
+        case spaces.MultiDiscrete(nvec):
+            return noise.integers(nvec).astype(np.int32)
+        case spaces.MultiBinary(size=size):
+            return noise.integers(2, size=size).astype(np.int32)
+        case spaces.Box(size=size):
+            return noise.normal(size=size).astype(np.float32)
 
 
 def play(pool, rows=ROWS, chunk=CHUNK):
@@ -120,6 +161,7 @@ def play(pool, rows=ROWS, chunk=CHUNK):
     last = [leaf[0] for leaf in start.obs]
     pool.reset(last)
     first, parts = np.ones(pool.num_envs, bool), []
+    door = spaces.action_door(pool.spec.action_space, "clip")
     for _ in range(rows // chunk):
         buffers = StepBuffers.empty(pool.spec.observation_space, chunk, pool.num_envs)
         buffers.first[0] = first
@@ -128,22 +170,21 @@ def play(pool, rows=ROWS, chunk=CHUNK):
             leaf[0] = value
         for t in range(chunk):
             actions.append(act(pool.spec, [leaf[t] for leaf in buffers.obs]))
-            pool.step(actions[-1], t, buffers)
+            pool.step(door(actions[-1]), t, buffers)
         last, first = [leaf[chunk].copy() for leaf in buffers.obs], buffers.first[chunk]
         part = {f"obs.{i}": leaf[:chunk] for i, leaf in enumerate(buffers.obs)}
         part |= {f"next_obs.{i}": leaf for i, leaf in enumerate(buffers.next_obs)}
-        part |= {"first": buffers.first[:chunk], "action": np.stack(actions)}
+        part |= {f"action.{i}": np.stack(leaf) for i, leaf in enumerate(zip(*actions, strict=True))}
+        part |= {"first": buffers.first[:chunk]}
         part |= {name: getattr(buffers, name) for name in ("reward", "terminated", "truncated", "valid")}
         parts.append(part)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-@jax.jit
-def estimate(model, normalizers, obs, next_obs, reward, terminated, truncated, valid):
-    """V(next_obs) and the advantages, computed as an update computes them, on the rows as they are."""
-    value, next_value = model.values(normalizers, obs), model.values(normalizers, next_obs)
-    advantage = generalized_advantage(reward, value, next_value, terminated, truncated, valid, 0.99, 0.95)
-    return next_value, advantage
+def value(leaves):
+    """Some function of observations (T, N, ...)."""
+    features = np.concatenate([leaf.reshape((*leaf.shape[:2], -1)) for leaf in leaves], axis=-1).astype(np.float32)
+    return np.tanh(features @ np.sin(np.arange(features.shape[-1], dtype=np.float32)))
 
 
 def transitions(pool):
@@ -151,15 +192,12 @@ def transitions(pool):
     rows = play(pool)
     # Every environment is cut after as many transitions, because the advantage looks ahead.
     valid = rows["valid"] & (np.cumsum(rows["valid"], axis=0) <= TRANSITIONS)
-    space = pool.spec.observation_space
-    normalizers = observations.freeze(observations.empty_stats(space, False))
-    obs, next_obs = (
-        spaces.unflatten(space, [leaf for name, leaf in rows.items() if name.split(".")[0] == kind])
-        for kind in ("obs", "next_obs")
+    values, rows["next_value"] = (
+        value([leaf for name, leaf in rows.items() if name.split(".")[0] == kind]) for kind in ("obs", "next_obs")
     )
     ends = rows["terminated"], rows["truncated"] & ~rows["terminated"]
-    estimates = estimate(fixed_model(pool.spec, log_std=0.0), normalizers, obs, next_obs, rows["reward"], *ends, valid)
-    rows |= dict(zip(("next_value", "advantage"), map(np.asarray, estimates), strict=True))
+    estimate = jax.jit(generalized_advantage)
+    rows["advantage"] = np.asarray(estimate(rows["reward"], values, rows["next_value"], *ends, valid, 0.99, 0.95))
     return [{name: part[valid[:, index], index] for name, part in rows.items()} for index in range(NUM_ENVS)]
 
 
@@ -270,7 +308,7 @@ def test_box_actions_are_clipped_at_the_door_and_stay_unclipped_outside(make):
     rows = play(pool)
     envs = pool._envs if isinstance(pool, GymnasiumPool) else pool._env.envs
     for index, env in enumerate(envs):
-        own = rows["action"][:, index].reshape(-1, 2, 3)
+        own = rows["action.0"][:, index].reshape(-1, 2, 3)
         sent = np.stack(env.sent)
         assert sent.dtype == np.float32
         np.testing.assert_array_equal(sent, np.minimum(np.maximum(own, BOX.low), BOX.high))
@@ -284,27 +322,38 @@ def test_discrete_actions_are_moved_to_their_start(make):
     pool = make()
     rows = play(pool)
     env = (pool._envs if isinstance(pool, GymnasiumPool) else pool._env.envs)[0]
-    assert set(np.unique(rows["action"])) == {0, 1, 2}
-    np.testing.assert_array_equal(env.sent, rows["action"][:, 0] + 3)
+    assert set(np.unique(rows["action.0"])) == {0, 1, 2}
+    np.testing.assert_array_equal(env.sent, rows["action.0"][:, 0] + 3)
 
 
-@pytest.mark.parametrize("make", [GymnasiumPool, lambda factory, n, seed: vector_pool(factory, "NextStep")])
-def test_an_environment_that_writes_into_its_action_does_not_change_the_policys(make):
-    class Writer(Toy):
-        def __init__(self):
-            # Without bounds there is no clipping, which would make a new array.
-            super().__init__(gym_spaces.Box(-np.inf, np.inf, (5,)), gym_spaces.Box(-np.inf, np.inf, (2,)))
+@pytest.mark.parametrize("make", ["a list", *MODES], ids=str)
+@pytest.mark.parametrize("space", [GRID, BITS, NESTED], ids=["MultiDiscrete", "MultiBinary", "nested"])
+def test_environments_are_sent_each_leaf_in_its_shape_dtype_and_start(space, make):
+    factory = toy_of(space)
+    pool = GymnasiumPool(factory, NUM_ENVS, 5) if make == "a list" else vector_pool(factory, make)
+    rows = play(pool)
+    leaves = spaces.leaves(pool.spec.action_space)
+    for index, env in enumerate(pool._envs if make == "a list" else pool._env.envs):
+        own = [rows[f"action.{i}"][:, index][rows["valid"][:, index]] for i in range(len(leaves))]
+        assert len(env.sent) == len(own[0])
+        for i, action in enumerate(env.sent):
+            sent = spaces.flatten(pool.spec.action_space, action)
+            for leaf, mine, found in zip(leaves, own, sent, strict=True):
+                assert found.dtype == leaf.dtype
+                assert found.shape == spaces.leaf_shape(leaf)
+                np.testing.assert_array_equal(found, expected_action(leaf, mine[i]))
 
-        def step(self, action):
-            answer = super().step(action)
-            action[:] = 99.0
-            return answer
 
-    pool = make(Writer, NUM_ENVS, 5)
-    pool.reset([np.empty((NUM_ENVS, 5), np.float32)])
-    actions = np.ones((NUM_ENVS, 2), np.float32)
-    pool.step(actions, 0, StepBuffers.empty(pool.spec.observation_space, 1, NUM_ENVS))
-    np.testing.assert_array_equal(actions, 1.0)
+def expected_action(leaf, own):
+    match leaf:
+        case spaces.Discrete(start=start):
+            return own + start
+        case spaces.MultiDiscrete(shape=shape, start=start):
+            return (own + np.array(start)).reshape(shape)
+        case spaces.MultiBinary(shape=shape):
+            return own.reshape(shape)
+        case spaces.Box(shape=shape):
+            return np.clip(own.reshape(shape), BOX.low, BOX.high)
 
 
 @pytest.mark.parametrize("mode", [mode.value for mode in MODES])
@@ -392,18 +441,12 @@ def test_an_error_of_the_vector_environment_is_named():
 
 
 def test_an_unsupported_space_is_refused_by_the_name_of_its_attribute():
-    class Binary(Toy):
+    class Writer(Toy):
         def __init__(self):
-            super().__init__(gym_spaces.MultiBinary(5), gym_spaces.Discrete(2))
+            super().__init__(gym_spaces.Text(5), gym_spaces.Discrete(2))
 
-    with pytest.raises(UnsupportedSpaceError, match=r"single_observation_space = MultiBinary\(5\)"):
-        VectorPool(SyncVectorEnv([Binary]), 0)
-
-
-def test_actions_of_several_parts_are_refused_by_name():
-    env = SyncVectorEnv([lambda: Toy(gym_spaces.Discrete(2), gym_spaces.Dict(a=gym_spaces.Discrete(2)))])
-    with pytest.raises(UnsupportedSpaceError, match="action_space = Dict"):
-        VectorPool(env, 0)
+    with pytest.raises(UnsupportedSpaceError, match=r"single_observation_space = Text\(1, 5.*wrapper"):
+        VectorPool(SyncVectorEnv([Writer]), 0)
 
 
 def test_every_environment_gets_its_own_hashed_seed():
@@ -440,7 +483,9 @@ def test_a_restored_vector_environment_starts_anew_and_says_so(mode):
     assert snapshot.arrays == {}
     # One row after an end, so that NextStep has a reset row due, which must be forgotten.
     buffers = StepBuffers.empty(pool.spec.observation_space, 40, NUM_ENVS)
-    t = next(t for t in range(40) if pool.step(np.zeros(NUM_ENVS, np.int32), t, buffers) or buffers.terminated[t].any())
+    t = next(
+        t for t in range(40) if pool.step([np.zeros(NUM_ENVS, np.int64)], t, buffers) or buffers.terminated[t].any()
+    )
 
     obs, started_anew = [np.empty((NUM_ENVS, 4), np.float32)], np.zeros(NUM_ENVS, bool)
     document = json.loads(json.dumps(snapshot.document))
@@ -450,7 +495,7 @@ def test_a_restored_vector_environment_starts_anew_and_says_so(mode):
     assert started_anew.all()
     assert (obs[0] != before).all()
     assert pool.snapshot().document["restarts"] == 1
-    pool.step(np.zeros(NUM_ENVS, np.int32), t, buffers)
+    pool.step([np.zeros(NUM_ENVS, np.int64)], t, buffers)
     assert buffers.valid[t].all()
 
     other = vector_pool(short_cartpole, mode)
@@ -481,7 +526,7 @@ def test_a_garbled_snapshot_is_refused(document):
 
 def test_collected_episodes_do_not_count_reset_rows():
     def ends(pool):
-        collector = HostCollector(pool, 60)
+        collector = HostCollector(pool, 60, "clip", lambda state, rollout: (state, {}))
         model = fixed_model(pool.spec, log_std=0.0)
         stats = observations.empty_stats(pool.spec.observation_space, False)
         found = [[] for _ in range(NUM_ENVS)]

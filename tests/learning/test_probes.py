@@ -10,7 +10,7 @@ import probes
 from inchworm.algorithms import ppo
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO
-from inchworm.algorithms.state import TrainState, collection_key
+from inchworm.algorithms.state import TrainState
 from inchworm.collect.host import HostCollector
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.models import observations
@@ -35,18 +35,17 @@ TOLERANCE = 0.05
 def compiled(spec: EnvSpec):
     """One compilation for all probes of the same spaces."""
     algorithm = ppo.make(CONFIG, spec, TOTAL_STEPS)
-    iteration = make_iteration(algorithm, spec, CONFIG.normalize_return, CONFIG.gamma)
+    iteration = make_iteration(algorithm, spec, CONFIG, TOTAL_STEPS)
     return jax.jit(algorithm.init), jax.jit(iteration)
 
 
 def train(probe: type[probes.Probe], continuous: bool = False, seed: int = 0) -> TrainState:
     pool = GymnasiumPool(lambda: probe(continuous=continuous), CONFIG.num_envs, seed)
-    collector = HostCollector(pool, CONFIG.horizon)
     init, iterate = compiled(pool.spec)
+    collector = HostCollector(pool, CONFIG.horizon, CONFIG.squash, iterate)
     state = init(jax.random.key(seed))
     for _ in range(TOTAL_STEPS // CONFIG.steps_per_iteration):
-        rollout, _ = collector.collect(state.model, state.obs_stats, collection_key(state.key, state.iteration))
-        state, metrics = iterate(state, rollout)
+        state, metrics, _ = collector.advance(state)
         assert metrics["policy/log_ratio_at_start"] <= metrics["policy/log_ratio_tolerance"]
     assert state.skipped == 0
     return state
@@ -55,7 +54,7 @@ def train(probe: type[probes.Probe], continuous: bool = False, seed: int = 0) ->
 def answers(state: TrainState, *obs: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probability (density) of the likeliest action, that action, and the value, for each observation."""
     model, normalizers = observations.to_numpy((state.model, observations.freeze(state.obs_stats)))
-    distribution, value = model.evaluate(normalizers, np.float32(obs)[:, None])
+    distribution, value, _ = model.unroll(normalizers, np.float32(obs)[:, None])
     return np.exp(distribution.log_prob(distribution.mode())), distribution.mode(), value
 
 
@@ -104,7 +103,7 @@ def test_a_vector_action_settles_at_its_optimum():
     _, action, value = answers(state, 0)
     np.testing.assert_allclose(action, [[probes.BEST_VECTOR]], atol=TOLERANCE)
     np.testing.assert_allclose(value, [1], atol=TOLERANCE)
-    assert np.exp(state.model.policy.head.log_std) < 0.2
+    assert np.exp(state.model.head.log_std) < 0.2
 
 
 def test_a_vector_action_settles_at_the_optimum_of_each_observation():

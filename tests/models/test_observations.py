@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from inchworm import spaces
-from inchworm.errors import UnsupportedSpaceError
 from inchworm.models import observations
 from inchworm.models.observations import Normalizer
 from inchworm.numerics import running_stats
@@ -80,7 +79,7 @@ def test_leaves_are_flattened_made_one_hot_and_laid_side_by_side(function, kind)
     features = function(MIXED, (None,) * 5, MIXED_OBS)
     assert isinstance(features, kind)
     assert features.dtype == np.float32
-    assert observations.num_features(MIXED) == 11
+    assert sum(map(observations.num_features, spaces.leaves(MIXED))) == 11
     np.testing.assert_array_equal(features, MIXED_FEATURES)
 
 
@@ -133,7 +132,32 @@ def test_frozen_statistics_are_mean_and_inverse_deviation():
     np.testing.assert_allclose(normalizer.inverse_std, [0.5, 0.25], rtol=1e-6)
 
 
-def test_images_are_refused_by_name():
-    with pytest.raises(UnsupportedSpaceError, match="images"):
-        observations.check_observation_space(spaces.Tuple((VECTOR, spaces.Box((84, 84, 3), "uint8", 0.0, 255.0))))
-    observations.check_observation_space(MIXED)
+def test_choices_and_bits_become_one_hot_vectors_and_numbers():
+    space = spaces.Tuple((spaces.MultiDiscrete((2, 3), (2, 1), (0, -1)), spaces.MultiBinary((1, 3))))
+    obs = (np.int32([[[1], [-1]], [[0], [1]]]), np.int8([[[1, 0, 1]], [[0, 0, 1]]]))
+    features = observations.encode(space, (None, None), obs)
+    np.testing.assert_array_equal(features, [[0, 1, 1, 0, 0, 1, 0, 1], [1, 0, 0, 0, 1, 0, 0, 1]])
+    assert features.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("leaf", "image"),
+    [
+        (spaces.Box((84, 84, 3), "uint8", 0.0, 255.0), True),
+        (spaces.Box((84, 84), "uint8", 0.0, 255.0), True),
+        (spaces.Box((84, 8), "uint8", 0.0, 255.0), False),
+        (spaces.Box((84, 84, 3), "float32", 0.0, 1.0), False),
+        (spaces.MultiBinary((4, 4, 1)), False),
+    ],
+    ids=["colours", "grey", "table", "floats", "bits"],
+)
+def test_an_image_is_a_box_of_bytes_with_three_axes_or_two_long_ones(leaf, image):
+    assert observations.is_image(leaf) == image
+
+
+def test_normalising_keeps_the_structure_of_the_space():
+    stats = absorb(observations.empty_stats(MIXED, True), MIXED, MIXED_OBS, np.ones(2, np.float32))
+    normalized = observations.normalize(MIXED, observations.to_numpy(freeze(stats)), MIXED_OBS)
+    assert jax.tree.structure(normalized) == jax.tree.structure(MIXED_OBS)
+    np.testing.assert_allclose(normalized["camera"], [np.full((2, 2), -1), np.full((2, 2), 1)], rtol=1e-6)
+    np.testing.assert_array_equal(normalized["gear"], MIXED_OBS["gear"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inchworm.errors import CheckpointError
-from inchworm.numerics.tree import all_finite, fingerprint, flatten_time, from_arrays, select, to_arrays
+from inchworm.numerics.tree import all_finite, broadcast_rows, fingerprint, flatten_time, from_arrays, select, to_arrays
 
 
 def tree(mark: float = 0.5) -> dict:
@@ -87,3 +87,10 @@ def test_flatten_time_lays_environments_side_by_side_within_a_step():
     flat = flatten_time(block)
     assert (flat["x"].shape, flat["flag"].shape) == ((6, 4), (6,))
     np.testing.assert_array_equal(flat["x"][4], block["x"][1, 1])
+
+
+def test_what_all_rows_share_gets_axes_of_its_own():
+    tree = {"mean": jnp.zeros((2, 3, 4)), "log_std": jnp.arange(4.0)}
+    rows = broadcast_rows(tree, (2, 3))
+    assert {name: leaf.shape for name, leaf in rows.items()} == {"mean": (2, 3, 4), "log_std": (2, 3, 4)}
+    np.testing.assert_array_equal(rows["log_std"][1, 2], [0, 1, 2, 3])

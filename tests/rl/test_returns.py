@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles
-from inchworm.rl.returns import discounted_return, generalized_advantage, lambda_return, td_residual
+from inchworm.rl.returns import discounted_return, generalized_advantage, lambda_return, td_residual, td_target
 
 SHAPE = (8, 3)
 advantage_of = jax.jit(generalized_advantage)
@@ -129,8 +129,16 @@ def test_the_residual_is_equation_12():
     np.testing.assert_array_equal(residual, column(3, -2))
 
 
+def test_the_one_step_target_is_the_reward_and_what_follows_unless_the_task_ended():
+    terminated = column(False, True, dtype=bool)
+    np.testing.assert_array_equal(td_target(column(1, 2), column(10, 10), terminated, 0.5), column(6, 2))
+
+
 def test_value_targets_carry_no_gradient():
     gradient = jax.grad(lambda v: lambda_return(v * 2, v).sum())(jnp.ones((2, 2)))
+    np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
+    no = jnp.zeros((2, 2), bool)
+    gradient = jax.grad(lambda v: td_target(v, v, no, 0.9).sum())(jnp.ones((2, 2)))
     np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
 
 

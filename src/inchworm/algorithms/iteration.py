@@ -1,11 +1,13 @@
 """What surrounds every algorithm's update, compiled with it: statistics, reward scaling, the finite guard."""
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
+from inchworm.algorithms.settings import Settings
 from inchworm.algorithms.state import Algorithm, TrainState, zero
 from inchworm.models import observations
 from inchworm.numerics import running_stats
@@ -21,32 +23,55 @@ REWARD_CLIP = 10.0
 Iterate = Callable[[TrainState, Rollout], tuple[TrainState, Metrics]]
 
 
-def make_iteration(algorithm: Algorithm, spec: EnvSpec, normalize_return: bool, gamma: Schedule) -> Iterate:
+def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_steps: int) -> Iterate:
     """The whole step from a rollout to the next state.
 
     1. rows that are no transition are blanked, so that nothing in them can matter;
-    2. return statistics take in the rollout, then scale its rewards;
-    3. the algorithm's update;
-    4. observation statistics take in the rollout: they never move between acting and updating;
-    5. if anything in the rollout or the result is NaN or infinite, the old parameters, optimiser and statistics
+    2. the maximum-entropy objective, if it is asked for, changes the rewards;
+    3. return statistics take in the rollout, then scale its rewards;
+    4. the algorithm's update;
+    5. observation statistics take in the rollout, and a log-std that follows a schedule moves on: neither ever
+       moves between acting and updating;
+    6. if anything in the rollout or the result is NaN or infinite, the old parameters, optimiser and statistics
        stay, bit for bit, and the skip is counted.
 
     Where gamma is scheduled, the returns that scale rewards are discounted by its start throughout.
     """
+    gamma, log_std = cast(Schedule, config.gamma), config.log_std
+    alpha = cast(Schedule, config.max_entropy_alpha)
 
     def iterate(state: TrainState, rollout: Rollout) -> tuple[TrainState, Metrics]:
-        rollout = _blank_invalid_rows(rollout)
-        scaled_state, scaled = _scale_rewards(state, rollout, gamma.start) if normalize_return else (state, rollout)
-        new_state, metrics = algorithm.update(scaled_state, scaled)
-        flat_obs, weight = flatten_time((rollout.obs, rollout.valid))
+        raw = rollout = _blank_invalid_rows(rollout)
+        env_steps = state.iteration * float(config.steps_per_iteration)
+        if alpha != Schedule(0.0, 0.0):
+            rollout = maximum_entropy_rewards(rollout, alpha(env_steps, total_steps))
+        scaled_state = state
+        if config.normalize_return:
+            scaled_state, rollout = _scale_rewards(state, rollout, gamma.start)
+        new_state, metrics = algorithm.update(scaled_state, rollout)
+        flat_obs, weight = flatten_time((raw.obs, raw.valid))
         new_state = new_state._replace(
             obs_stats=observations.absorb(state.obs_stats, spec.observation_space, flat_obs, weight.astype(jnp.float32))
         )
-        finite = all_finite((rollout, new_state._replace(key=zero()), metrics))
+        finite = all_finite((raw, new_state._replace(key=zero()), metrics))
         metrics["guard/skipped"] = jnp.where(finite, 0.0, 1.0)
-        return _advance(state, new_state, finite), metrics
+        next_state = _advance(state, new_state, finite)
+        if isinstance(log_std, Schedule):
+            now = log_std(env_steps + config.steps_per_iteration, total_steps)
+            next_state = next_state._replace(model=next_state.model.with_log_std(now))
+        return next_state, metrics
 
     return iterate
+
+
+def maximum_entropy_rewards(rollout: Rollout, alpha: Float[Array, ""]) -> Rollout:
+    """The rollout with r - alpha log pi(a|s) for r, by the stored log-probabilities.
+
+    Its expectation is the reward plus alpha times the entropy, discounted like a reward; through the sampled action it
+    also carries the gradient of the state's own entropy, which the analytic entropy in its place would not.
+    """
+    bonus = jnp.where(rollout.valid, -alpha * rollout.log_prob, 0.0)
+    return rollout._replace(reward=rollout.reward + bonus)
 
 
 def _blank_invalid_rows(rollout: Rollout) -> Rollout:
@@ -65,7 +90,11 @@ def _scale_rewards(state: TrainState, rollout: Rollout, gamma: float) -> tuple[T
     sample = running_stats.of_samples(totals.reshape(-1), rollout.valid.reshape(-1).astype(jnp.float32))
     stats = running_stats.merge(state.return_stats, sample)
     reward = jnp.clip(rollout.reward / (stats.std + 1e-8), -REWARD_CLIP, REWARD_CLIP)
-    return state._replace(return_stats=stats, discounted_return=end), rollout._replace(reward=reward)
+    tail = None
+    if rollout.tail is not None:
+        # After it every environment is somewhere in an episode whose rewards so far are in no rollout.
+        tail, end = rollout.tail / (stats.std + 1e-8), jnp.zeros_like(end)
+    return state._replace(return_stats=stats, discounted_return=end), rollout._replace(reward=reward, tail=tail)
 
 
 def _advance(old: TrainState, new: TrainState, finite: Bool[Array, ""]) -> TrainState:

@@ -4,48 +4,95 @@ One batched evaluation gives old distributions, values, advantages and value tar
 that is about to move is the one that acted.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from inchworm.models.actor_critic import ActorCritic
+from inchworm.algorithms.settings import Now, Settings
+from inchworm.models.actor_critic import Model
 from inchworm.models.observations import Normalizers
-from inchworm.numerics.tree import flatten_time
-from inchworm.rl.diagnostics import explained_variance
+from inchworm.numerics.tree import broadcast_rows
+from inchworm.rl.diagnostics import explained_variance, standardize
 from inchworm.rl.distributions import Distribution
-from inchworm.rl.returns import generalized_advantage, lambda_return
-from inchworm.types import Batch, Metrics, Rollout
+from inchworm.rl.distributions.categorical import MASKED_LOGIT
+from inchworm.rl.returns import generalized_advantage, lambda_return, td_target
+from inchworm.types import AnyArray, ArrayTree, Batch, Metrics, Rollout
 
-Scalar = Float[Array, ""] | float
+
+class Opening(NamedTuple):
+    """What every update starts from."""
+
+    batch: Batch
+    """Leaves (T, N, ...), the carry (N, ...)."""
+    old: Distribution
+    """pi_old(. | obs) at every step, all of its leaves (T, N, ...)."""
+    metrics: Metrics
+    """Those known before the first step."""
 
 
-def opening_pass(
-    model: ActorCritic, normalizers: Normalizers, rollout: Rollout, gamma: Scalar, gae_lambda: Scalar
-) -> tuple[Batch, Distribution, Metrics]:
-    """The batch to learn from, the old distributions, and the metrics known before the first step.
+def opening_pass(model: Model, normalizers: Normalizers, rollout: Rollout, config: Settings, now: Now) -> Opening:
+    """The batch to learn from and the old distributions.
 
     `policy/log_ratio_at_start` is the largest |log pi(a|s) - stored log-prob| over the valid rows: the ratio that
     equation (6) divides by must be 1 before the first step. `policy/log_ratio_tolerance` is what rounding allows.
     """
-    distribution, value = model.evaluate(normalizers, rollout.obs, rollout.mask)
-    next_value = model.values(normalizers, rollout.next_obs)
-    advantage = generalized_advantage(
-        rollout.reward,
-        value,
-        next_value,
-        rollout.terminated,
-        rollout.truncated,
-        rollout.valid,
-        gamma,
-        gae_lambda,
-    )
-    returns = lambda_return(advantage, value)
+    old, value, carries = model.unroll(normalizers, rollout.obs, rollout.first, rollout.mask, rollout.carry)
+    advantage, returns = advantages_and_returns(model, normalizers, rollout, value, carries, config, now)
     weight = rollout.valid.astype(jnp.float32)
-    drift = jnp.where(rollout.valid, distribution.log_prob(rollout.action) - rollout.log_prob, 0.0)
-    batch = Batch(rollout.obs, rollout.action, rollout.mask, rollout.log_prob, advantage, value, returns, weight)
+    drift = jnp.where(rollout.valid, old.log_prob(rollout.action) - rollout.log_prob, 0.0)
+    batch = Batch(
+        obs=rollout.obs,
+        first=rollout.first,
+        action=rollout.action,
+        mask=rollout.mask,
+        carry=rollout.carry,
+        log_prob=rollout.log_prob,
+        advantage=advantage,
+        value=value,
+        returns=returns,
+        weight=weight,
+    )
     metrics = {
         "policy/log_ratio_at_start": jnp.max(jnp.abs(drift)),
-        "policy/log_ratio_tolerance": jnp.asarray(distribution.log_prob_tolerance()),
+        "policy/log_ratio_tolerance": jnp.asarray(old.log_prob_tolerance(), jnp.float32),
         "value/explained_variance": explained_variance(value, returns, weight),
     }
-    return jax.lax.stop_gradient((flatten_time(batch), distribution, metrics))
+    if rollout.mask is not None:
+        forbidden = rollout.valid & (rollout.log_prob < 0.5 * MASKED_LOGIT)
+        metrics["policy/forbidden_actions"] = jnp.sum(forbidden).astype(jnp.float32)
+    # A log-std that is the same in every state has no axes of its own for time and environments.
+    return jax.lax.stop_gradient(Opening(batch, broadcast_rows(old, rollout.reward.shape), metrics))
+
+
+def advantages_and_returns(
+    model: Model,
+    normalizers: Normalizers,
+    rollout: Rollout,
+    value: Float[AnyArray, "T N"],
+    carries: ArrayTree,
+    config: Settings,
+    now: Now,
+) -> tuple[Float[AnyArray, "T N"], Float[AnyArray, "T N"]]:
+    """Advantages, standardised over the batch if asked for, and the value function's targets."""
+    next_value = model.look_ahead(normalizers, rollout.next_obs, carries)
+    if rollout.tail is not None:  # no value function: what came after the horizon stands at its last row
+        value, next_value = jnp.zeros_like(value), jnp.zeros_like(next_value).at[-1].set(rollout.tail)
+        next_value = jnp.where(rollout.truncated, 0.0, next_value)
+    flags = (rollout.terminated, rollout.truncated, rollout.valid)
+
+    def estimate(gae_lambda: Float[Array, ""] | float) -> Float[AnyArray, "T N"]:
+        return generalized_advantage(rollout.reward, value, next_value, *flags, now["gamma"], gae_lambda)
+
+    advantage = estimate(now["gae_lambda"])
+    match config.value_target:
+        case "lambda_return":
+            returns = lambda_return(advantage, value)
+        case "monte_carlo":
+            returns = lambda_return(estimate(1.0), value)
+        case "td":
+            returns = td_target(rollout.reward, next_value, rollout.terminated, now["gamma"])
+    if config.normalize_advantage == "batch":
+        advantage = standardize(advantage, rollout.valid.astype(jnp.float32))
+    return advantage, returns

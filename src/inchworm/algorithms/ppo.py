@@ -1,219 +1,302 @@
-"""Proximal Policy Optimization with the clipped surrogate, arXiv:1707.06347, Algorithm 1."""
+"""Proximal Policy Optimization, arXiv:1707.06347, Algorithm 1, with any of its surrogates."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from inchworm.algorithms.opening import opening_pass
-from inchworm.algorithms.state import Algorithm, TrainState, update_key, zero
+from inchworm.algorithms.batch import from_rows, minibatches, to_rows
+from inchworm.algorithms.opening import advantages_and_returns, opening_pass
+from inchworm.algorithms.optimizer import adapted_learning_rate, descend, make_direction
+from inchworm.algorithms.settings import Now, Settings, check_minibatch_size, check_scalars
+from inchworm.algorithms.state import Algorithm, TrainState, initial_state, update_key
 from inchworm.checks import check_choice, check_flag, check_integer, check_number
 from inchworm.errors import ConfigError
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic
-from inchworm.models.networks import ACTIVATIONS
+from inchworm.models.actor_critic import Model, Unrolled, make_model
+from inchworm.models.network import CustomNetwork
 from inchworm.models.observations import Normalizers
-from inchworm.numerics import running_stats
+from inchworm.numerics.tree import select
 from inchworm.rl.diagnostics import clip_fraction, standardize, weighted_mean
-from inchworm.rl.schedules import Scalar, Schedule, check_scalar
-from inchworm.rl.surrogates import clipped_squared_error, clipped_surrogate, squared_error
+from inchworm.rl.schedules import Scalar
+from inchworm.rl.surrogates import (
+    clipped_squared_error,
+    clipped_surrogate,
+    log_clipped_surrogate,
+    squared_error,
+    surrogate,
+)
 from inchworm.spaces import EnvSpec
 from inchworm.types import Batch, Metrics, PRNGKey, Rollout
 
+KL_COEF_RANGE = (1e-8, 1e8)
+"""An adaptive beta stays within this."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class PPO:
-    """Settings of PPO-Clip.
+class PPO(Settings):
+    """Settings of PPO.
 
     Defaults are Table 3 of the paper; what the paper does not say but the authors' code (openai/baselines ppo1)
     does is marked "authors' code", what came later (ppo2, 2018) is off and marked so.
     """
 
-    num_envs: int = 1
-    """Environments stepped side by side, N."""
-    horizon: int = 2048
-    """Steps of each environment in an iteration, T (Table 3)."""
     num_epochs: int = 10
     """Passes over the batch in an iteration, K (Table 3)."""
     minibatch_size: int = 64
     """Transitions in a gradient step, M (Table 3); must divide num_envs * horizon."""
     learning_rate: Scalar = "linear:3e-4:0"
     """Adam's step size: 3e-4 (Table 3), going to 0 over the budget (authors' code)."""
+    value_learning_rate: Scalar | None = None
+    """Step size of an optimiser of the value function's own; None for one optimiser of both."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon (authors' code)."""
+    surrogate: Literal["clip", "log_clip", "none", "kl"] = "clip"
+    """What moves the policy: equation (7), its clip in log space (section 6.1), the ratio alone, equation (6), or
+    the ratio with a penalty on the KL divergence, equation (8)."""
     clip_range: Scalar = 0.2
-    """epsilon of the clipped surrogate, equation (7)."""
-    gamma: Scalar = 0.99
-    """Discount (Table 3)."""
-    gae_lambda: Scalar = 0.95
-    """lambda of the generalized advantage estimate (Table 3)."""
+    """epsilon of the clipped surrogates."""
+    clip_range_high: Scalar | None = None
+    """epsilon of the range's upper end, where it is another (not in the paper)."""
+    kl_coef: float = 1.0
+    """beta of equation (8); only where it starts if target_kl moves it."""
+    target_kl: Scalar | None = None
+    """Aim for the mean KL(old‖new) of an update; `kl_control` says what is done about it."""
+    kl_control: Literal["auto", "penalty", "stop", "roll_back", "learning_rate"] = "auto"
+    """With target_kl: move beta (section 4), leave out the epochs after KL > 1.5 target_kl, undo that epoch too, or
+    move the learning rate (Table 4); auto moves beta where there is one, and stops where there is none."""
     vf_coef: Scalar = 1.0
     """c1 of equation (9), on the squared error without one half."""
     ent_coef: Scalar = 0.0
     """c2 of equation (9), on the analytic entropy; not used on MuJoCo in the paper."""
-    normalize_advantage: Literal["none", "minibatch", "batch"] = "batch"
-    """Where advantages get mean 0 and deviation 1: nowhere, in minibatches (ppo2), over the batch (authors' code)."""
-    normalize_observation: bool = True
-    """Scale float observations by running statistics and clip at 5 (authors' code)."""
-    normalize_return: bool = False
-    """Divide rewards by the running deviation of the discounted return (ppo2, not in the paper)."""
+    recompute_advantages: bool = False
+    """Advantages and value targets anew from the current value function at each epoch (not in the paper)."""
     max_grad_norm: float | None = None
     """Clip the gradient's global norm (ppo2, not in the paper)."""
     clip_range_value: float | None = None
     """Keep new values this near the old ones (ppo2, not in the paper)."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of the policy and of the value network."""
-    activation: Literal["tanh", "relu"] = "tanh"
-    """Activation of the hidden layers."""
 
     def __post_init__(self) -> None:
-        for name, minimum in {"num_envs": 1, "horizon": 1, "num_epochs": 1, "minibatch_size": 2}.items():
+        super().__post_init__()
+        for name, minimum in {"num_epochs": 1, "minibatch_size": 2}.items():
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum))
-        _check_minibatch_size(self.minibatch_size, self.steps_per_iteration)
+        check_minibatch_size(self.minibatch_size, self)
+        check_scalars(
+            self,
+            learning_rate={"above": 0.0, "minimum": 0.0},
+            value_learning_rate={"above": 0.0, "minimum": 0.0},
+            clip_range={"above": 0.0, "minimum": 0.0},
+            clip_range_high={"above": 0.0, "minimum": 0.0},
+            target_kl={"above": 0.0, "minimum": 0.0},
+            vf_coef={"minimum": 0.0},
+            ent_coef={},
+        )
         check_number("adam_epsilon", self.adam_epsilon, above=0.0)
-        scalars = {
-            "learning_rate": {"above": 0.0, "minimum": 0.0},
-            "clip_range": {"above": 0.0, "minimum": 0.0},
-            "gamma": {"minimum": 0.0, "maximum": 1.0},
-            "gae_lambda": {"minimum": 0.0, "maximum": 1.0},
-            "vf_coef": {"minimum": 0.0},
-            "ent_coef": {},
-        }
-        for name, limits in scalars.items():
-            object.__setattr__(self, name, check_scalar(name, getattr(self, name), **limits))
-        check_choice("normalize_advantage", self.normalize_advantage, ("none", "minibatch", "batch"))
-        check_flag("normalize_observation", self.normalize_observation)
-        check_flag("normalize_return", self.normalize_return)
+        check_number("kl_coef", self.kl_coef, minimum=0.0)
+        check_choice("surrogate", self.surrogate, ("clip", "log_clip", "none", "kl"))
+        check_choice("kl_control", self.kl_control, ("auto", "penalty", "stop", "roll_back", "learning_rate"))
+        check_flag("recompute_advantages", self.recompute_advantages)
         for name in ("max_grad_norm", "clip_range_value"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0.0)
-        if not isinstance(self.hidden_sizes, list | tuple):
-            raise ConfigError("hidden_sizes", self.hidden_sizes, "is not a list of widths", "Give e.g. (64, 64).")
-        object.__setattr__(self, "hidden_sizes", tuple(check_integer("hidden_sizes", n, 1) for n in self.hidden_sizes))
-        check_choice("activation", self.activation, ACTIVATIONS)
-
-    @property
-    def steps_per_iteration(self) -> int:
-        """Transitions of one iteration, N T."""
-        return self.num_envs * self.horizon
+        if self.shared_trunk and self.value_learning_rate is not None:
+            raise ConfigError(
+                "value_learning_rate",
+                str(self.value_learning_rate),
+                "asks for two optimisers, and both would move the shared trunk",
+                "Leave it out, or set shared_trunk to False.",
+            )
+        if self.target_kl is None and self.kl_control != "auto":
+            raise ConfigError("kl_control", self.kl_control, "has nothing to aim for", "Set target_kl too, e.g. 0.01.")
+        if self.kl_control == "penalty" and self.surrogate != "kl":
+            raise ConfigError(
+                "kl_control",
+                self.kl_control,
+                f"moves a penalty that surrogate = {self.surrogate} does not have",
+                'Set surrogate to "kl", or kl_control to stop, roll_back or learning_rate.',
+            )
 
     @property
     def gradient_steps_per_iteration(self) -> int:
         """K N T / M."""
-        return self.num_epochs * self.steps_per_iteration // self.minibatch_size
+        return self.num_epochs * self.minibatches_per_epoch
+
+    @property
+    def minibatches_per_epoch(self) -> int:
+        """N T / M."""
+        return self.steps_per_iteration // self.minibatch_size
+
+    def controls_kl_by(self, control: str) -> bool:
+        """True if target_kl is set and does this."""
+        auto = "penalty" if self.surrogate == "kl" else "stop"
+        return self.target_kl is not None and control == (auto if self.kl_control == "auto" else self.kl_control)
 
 
-def _check_minibatch_size(minibatch_size: int, batch_size: int) -> None:
-    if batch_size % minibatch_size:
-        divisors = [size for size in range(2, batch_size + 1) if batch_size % size == 0]
-        nearest = sorted(divisors, key=lambda size: abs(size - minibatch_size))[:3]
-        raise ConfigError(
-            "minibatch_size",
-            minibatch_size,
-            f"does not divide num_envs * horizon = {batch_size}, and no transition may be dropped",
-            f"Use {' or '.join(str(size) for size in sorted(nearest))}." if nearest else "Raise num_envs or horizon.",
-        )
-
-
-def make(config: PPO, spec: EnvSpec, total_steps: int) -> Algorithm:
+def make(
+    config: PPO,
+    spec: EnvSpec,
+    total_steps: int,
+    custom_network: CustomNetwork | None = None,
+    custom_optimizer: optax.GradientTransformation | None = None,
+) -> Algorithm:
     """PPO for environments of one specification and a budget of `total_steps` environment steps.
 
     Raises:
         UnsupportedSpaceError: no policy handles one of the spaces.
     """
-    # The direction only: the learning rate moves with the budget and multiplies it.
-    clip_norm = [] if config.max_grad_norm is None else [optax.clip_by_global_norm(config.max_grad_norm)]
-    direction = optax.chain(*clip_norm, optax.scale_by_adam(eps=config.adam_epsilon))
+    two_optimizers = config.value_learning_rate is not None
+    direction = make_direction(config.adam_epsilon, config.max_grad_norm, two_optimizers, custom_optimizer)
+    recurrent = config.recurrent != "none"
 
     def init(key: PRNGKey) -> TrainState:
         model_key, run_key = jax.random.split(key)
-        model = ActorCritic.init(model_key, spec, config.hidden_sizes, config.activation)
-        return TrainState(
-            model=model,
-            opt_state=direction.init(cast(optax.Params, model)),
-            obs_stats=observations.empty_stats(spec.observation_space, config.normalize_observation),
-            return_stats=running_stats.empty(()),
-            discounted_return=jnp.zeros(config.num_envs),
-            key=run_key,
-            iteration=zero(),
-            skipped=zero(),
-            skipped_in_row=zero(),
-        )
+        model = make_model(model_key, spec, config, custom_network)
+        adaptive = {"kl_coef": jnp.float32(config.kl_coef)} if config.controls_kl_by("penalty") else {}
+        adaptive |= {"learning_rate_scale": jnp.float32(1.0)} if config.controls_kl_by("learning_rate") else {}
+        return initial_state(config, spec, run_key, model, direction.init(model), adaptive)  # type: ignore[arg-type]
 
     def update(state: TrainState, rollout: Rollout) -> tuple[TrainState, Metrics]:
-        env_steps = state.iteration * float(config.steps_per_iteration)
-        now = _scheduled(config, env_steps, total_steps)
+        now = _now(config, state, total_steps)
         normalizers = observations.freeze(state.obs_stats)
-        batch, old, metrics = opening_pass(state.model, normalizers, rollout, now["gamma"], now["gae_lambda"])
-        if config.normalize_advantage == "batch":
-            batch = batch._replace(advantage=standardize(batch.advantage, batch.weight))
+        opening = opening_pass(state.model, normalizers, rollout, config, now)
+        batch = opening.batch._replace(old=opening.old if config.surrogate == "kl" else None)
 
-        def minibatch_step(carry, minibatch: Batch):
+        def unroll(model: Model) -> Unrolled:
+            return model.unroll(normalizers, rollout.obs, rollout.first, rollout.mask, rollout.carry)
+
+        def kl_of(model: Model) -> Float[Array, ""]:
+            return weighted_mean(opening.old.kl(unroll(model).distribution), batch.weight)
+
+        def minibatch_step(carry: Any, rows: Batch) -> Any:
             model, opt_state = carry
+            minibatch = from_rows(rows, recurrent)
             gradient, metrics = jax.grad(_loss, has_aux=True)(model, normalizers, minibatch, config, now)
-            step, opt_state = direction.update(gradient, opt_state)
-            model = jax.tree.map(lambda p, d: p - now["learning_rate"] * d, model, step)
+            step, opt_state = direction.update(gradient, opt_state, model)
+            model = descend(model, step, now["learning_rate"], now.get("value_learning_rate"))
             return (model, opt_state), metrics | {"loss/gradient_norm": optax.global_norm(gradient)}
 
-        def epoch(carry, key: PRNGKey):
-            order = jax.random.permutation(key, config.steps_per_iteration)
-            minibatches = jax.tree.map(
-                lambda leaf: leaf[order].reshape(-1, config.minibatch_size, *leaf.shape[1:]), batch
-            )
-            return jax.lax.scan(minibatch_step, carry, minibatches)
+        def epoch(carry: Any, key: PRNGKey) -> Any:
+            current = batch
+            if config.recompute_advantages:
+                _, value, carries = unroll(carry[0])
+                advantage, returns = advantages_and_returns(carry[0], normalizers, rollout, value, carries, config, now)
+                current = batch._replace(advantage=advantage, returns=returns)
+            rows = minibatches(to_rows(current, recurrent), key, config.minibatches_per_epoch)
+            return jax.lax.scan(minibatch_step, carry, rows)
 
+        start = (state.model, state.opt_state)
         keys = jax.random.split(update_key(state.key, state.iteration), config.num_epochs)
-        (model, opt_state), steps = jax.lax.scan(epoch, (state.model, state.opt_state), keys)
+        if config.controls_kl_by("stop") or config.controls_kl_by("roll_back"):
+            (model, opt_state), metrics = _epochs_until(
+                lambda carry: kl_of(carry[0]) > 1.5 * now["target_kl"], epoch, start, keys, config.kl_control
+            )
+        else:
+            (model, opt_state), steps = jax.lax.scan(epoch, start, keys)
+            metrics = jax.tree.map(jnp.mean, steps)
 
-        new = model.act(normalizers, rollout.obs, rollout.mask)
-        weight = rollout.valid.astype(jnp.float32)
-        metrics |= jax.tree.map(jnp.mean, steps)
-        metrics |= {
-            "policy/kl": weighted_mean(old.kl(new), weight),
-            "policy/entropy": weighted_mean(new.entropy(), weight),
+        new = unroll(model).distribution
+        kl = weighted_mean(opening.old.kl(new), batch.weight)
+        metrics |= opening.metrics | {
+            "policy/kl": kl,
+            "policy/entropy": weighted_mean(new.entropy(), batch.weight),
             "schedule/learning_rate": now["learning_rate"],
-            "schedule/clip_range": now["clip_range"],
         }
-        return state._replace(model=model, opt_state=opt_state), metrics
+        match config.surrogate:
+            case "clip" | "log_clip":
+                metrics["schedule/clip_range"] = now["clip_range"]
+            case "kl":
+                metrics["schedule/kl_coef"] = now["kl_coef"]
+        return state._replace(model=model, opt_state=opt_state, adaptive=_adapt(state, config, now, kl)), metrics
 
     return Algorithm(init, update)
 
 
-def _scheduled(config: PPO, env_steps: Float[Array, ""], total_steps: int) -> dict[str, Float[Array, ""]]:
-    """Every scalar setting at this point of the run."""
-    scalars = {name: value for name, value in vars(config).items() if isinstance(value, Schedule)}
-    return {name: schedule(env_steps, total_steps) for name, schedule in scalars.items()}
+def _now(config: PPO, state: TrainState, total_steps: int) -> Now:
+    """Every scalar at this point of the run, those that adapt included."""
+    now = config.at(state.iteration * float(config.steps_per_iteration), total_steps)
+    now["kl_coef"] = state.adaptive.get("kl_coef", jnp.float32(config.kl_coef))
+    scale = state.adaptive.get("learning_rate_scale", 1.0)
+    return now | {name: now[name] * scale for name in ("learning_rate", "value_learning_rate") if name in now}
+
+
+def _adapt(state: TrainState, config: PPO, now: Now, kl: Float[Array, ""]) -> dict[str, Any]:
+    """What moves with the KL of this update, for the next one."""
+    adaptive = dict(state.adaptive)
+    if config.controls_kl_by("penalty"):
+        adaptive["kl_coef"] = adapted_kl_coef(now["kl_coef"], kl, now["target_kl"])
+    if config.controls_kl_by("learning_rate"):
+        adaptive["learning_rate_scale"] = adapted_learning_rate(adaptive["learning_rate_scale"], kl, now["target_kl"])
+    return adaptive
+
+
+def _epochs_until(
+    too_far: Callable[[Any], Bool[Array, ""]], epoch: Any, start: Any, keys: PRNGKey, control: str
+) -> tuple[Any, Metrics]:
+    """Epochs one after the other, leaving out those after one that went too far, or undoing that one as well."""
+
+    def epoch_unless_stopped(carry: Any, key: PRNGKey) -> Any:
+        before, stopped = carry
+
+        def run() -> Any:
+            after, steps = epoch(before, key)
+            stop = too_far(after)
+            kept = select(stop, before, after) if control == "roll_back" else after
+            return (kept, stop), jax.tree.map(jnp.mean, steps) | {"policy/epochs": jnp.float32(1.0)}
+
+        def skip() -> Any:
+            return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run)[1])
+
+        return jax.lax.cond(stopped, skip, run)
+
+    (end, _), epochs = jax.lax.scan(epoch_unless_stopped, (start, jnp.array(False)), keys)
+    count = jnp.sum(epochs.pop("policy/epochs"))
+    return end, jax.tree.map(lambda leaf: jnp.sum(leaf) / count, epochs) | {"policy/epochs": count}
+
+
+def adapted_kl_coef(kl_coef: Float[Array, ""], kl: Float[Array, ""], target_kl: Float[Array, ""]) -> Float[Array, ""]:
+    """beta for the next update, section 4: halved if d < d_targ / 1.5, doubled if d > 1.5 d_targ."""
+    factor = jnp.where(kl < target_kl / 1.5, 0.5, jnp.where(kl > 1.5 * target_kl, 2.0, 1.0))
+    return jnp.clip(kl_coef * factor, *KL_COEF_RANGE)
 
 
 def _loss(
-    model: ActorCritic,
-    normalizers: Normalizers,
-    minibatch: Batch,
-    config: PPO,
-    now: dict[str, Float[Array, ""]],
+    model: Model, normalizers: Normalizers, minibatch: Batch, config: PPO, now: Now
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Equation (9) with its sign turned: -(L^CLIP - c1 L^VF + c2 S), averaged over the valid rows."""
-    weight = minibatch.weight
-    advantage = minibatch.advantage
+    """Equation (9) with its sign turned: -(L^CLIP - c1 L^VF + c2 S), averaged over the valid rows.
+
+    L^CLIP stands for whichever surrogate is chosen.
+    """
+    weight, advantage = minibatch.weight, minibatch.advantage
     if config.normalize_advantage == "minibatch":
         advantage = standardize(advantage, weight)
-    distribution, value = model.evaluate(normalizers, minibatch.obs, minibatch.mask)
-    log_ratio = distribution.log_prob(minibatch.action) - minibatch.log_prob
+    new, value, _ = model.unroll(normalizers, minibatch.obs, minibatch.first, minibatch.mask, minibatch.carry)
+    log_ratio = new.log_prob(minibatch.action) - minibatch.log_prob
 
-    policy_loss = -weighted_mean(clipped_surrogate(log_ratio, advantage, now["clip_range"]), weight)
+    low, high = now["clip_range"], now.get("clip_range_high", now["clip_range"])
+    metrics = {}
+    match config.surrogate:
+        case "clip":
+            gain = clipped_surrogate(log_ratio, advantage, low, high)
+            metrics["policy/clip_fraction"] = clip_fraction(log_ratio, low, weight, high)
+        case "log_clip":
+            gain = log_clipped_surrogate(log_ratio, advantage, low, high)
+            metrics["policy/clip_fraction"] = clip_fraction(log_ratio, -jnp.expm1(-low), weight, jnp.expm1(high))
+        case "none":
+            gain = surrogate(log_ratio, advantage)
+        case "kl":
+            gain = surrogate(log_ratio, advantage) - now["kl_coef"] * minibatch.old.kl(new)
+    policy_loss = -weighted_mean(gain, weight)
+
     if config.clip_range_value is None:
         value_error = squared_error(value, minibatch.returns)
     else:
         value_error = clipped_squared_error(value, minibatch.value, minibatch.returns, config.clip_range_value)
     value_loss = weighted_mean(value_error, weight)
-    entropy = weighted_mean(distribution.entropy(), weight)
+    entropy = weighted_mean(new.entropy(), weight)
 
     loss = policy_loss + now["vf_coef"] * value_loss - now["ent_coef"] * entropy
-    return loss, {
-        "loss/policy": policy_loss,
-        "loss/value": value_loss,
-        "policy/clip_fraction": clip_fraction(log_ratio, now["clip_range"], weight),
-    }
+    return loss, metrics | {"loss/policy": policy_loss, "loss/value": value_loss}

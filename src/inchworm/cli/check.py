@@ -57,8 +57,8 @@ def main(arguments: list[str]) -> int:
             source,
             steps=options.steps,
             seed=options.seed,
-            normalize_observation=preset.algorithm.normalize_observation,
-            normalize_return=preset.algorithm.normalize_return,
+            normalize_observation=preset.settings("ppo").normalize_observation,
+            normalize_return=preset.settings("ppo").normalize_return,
         )
     print(_page(options.env, report, name, preset))
     return 2 if report.problems else 0
@@ -111,7 +111,7 @@ def _rows(rows: Iterable[tuple[str, str]], indent: int) -> Iterable[str]:
 
 def _settings(name: str, preset: Preset) -> dict[str, str]:
     """The settings that say most about how training will go."""
-    algorithm = preset.algorithm
+    algorithm = preset.settings("ppo")
     normalized = {
         "observations": algorithm.normalize_observation,
         "returns": algorithm.normalize_return,

@@ -1,22 +1,22 @@
 """`inchworm train ENV`."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
-from inchworm.algorithms.ppo import PPO
 from inchworm.api import Run, preset_name, train
 from inchworm.checks import check_choice
-from inchworm.config import PRESETS
+from inchworm.config import ALGORITHMS, PRESETS
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError
 from inchworm.io.progress import describe, format_seconds
-from inchworm.rl.schedules import Scalar, Schedule, check_scalar
+from inchworm.rl.schedules import Scalar, Schedule
 
 
 def read_env_kwargs(text: str) -> dict[str, Any]:
@@ -31,14 +31,16 @@ def read_env_kwargs(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Trains a policy with PPO and leaves a run folder with its curve, evaluation, checkpoints and policy.
+    """Trains a policy and leaves a run folder with its curve, evaluation, checkpoints and policy.
 
-    The defaults shown are those of the preset that fits ENV: name ENV before --help to see them.
+    The settings and defaults shown are those of the algorithm and of the preset that fits ENV: name both before --help
+    to see them.
     """
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Gymnasium id (HalfCheetah-v5), or module:factory for an environment of your own."""
-    ppo: tyro.conf.OmitArgPrefixes[PPO]
+    algorithm: str = "ppo"
+    """What moves the policy: ppo, trpo, npg, a2c or reinforce."""
     preset: str | None = None
     """Settings to start from: paper, mujoco, classic or pendulum; by default the one that fits ENV."""
     total_steps: int = 1_000_000
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     run = train(
         options.env,
-        options.ppo,
+        options.settings,  # type: ignore[attr-defined]
         total_steps=options.total_steps,
         seed=options.seed,
         env_kwargs=read_env_kwargs(options.env_kwargs),
@@ -119,8 +121,9 @@ def report(run: Run, video: bool) -> None:
 
 
 def _parse(arguments: list[str]) -> Options:
-    """One flat parser whose defaults are those of the preset that fits the environment."""
-    named = next((word for word in arguments if not word.startswith("-")), None)
+    """One flat parser whose defaults are those of the algorithm and of the preset that fits the environment."""
+    algorithm = check_choice("--algorithm", _value_of("--algorithm", arguments) or "ppo", ALGORITHMS)
+    named = _environment_of(arguments, ALGORITHMS[algorithm])
     preset = _value_of("--preset", arguments)
     if preset is not None:
         check_choice("preset", preset, PRESETS)
@@ -128,15 +131,38 @@ def _parse(arguments: list[str]) -> Options:
         kwargs = _value_of("--env-kwargs", arguments)
         preset = preset_name(env_source(named, read_env_kwargs(kwargs) if kwargs else {}))
     chosen = PRESETS[preset or "paper"]
+    settings = tyro.conf.OmitArgPrefixes[ALGORITHMS[algorithm]]
+    with_settings = dataclasses.make_dataclass(
+        "Options", [("settings", settings)], bases=(Options,), frozen=True, kw_only=True
+    )
+    with_settings.__doc__ = Options.__doc__
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_scalar_rule)
     with registry:
         return tyro.cli(
-            Options,
+            with_settings,
             prog="inchworm train",
             args=arguments,
-            default=Options(env=tyro.MISSING, ppo=chosen.algorithm, total_steps=chosen.total_steps),
+            default=with_settings(
+                env=tyro.MISSING,
+                settings=chosen.settings(algorithm),
+                algorithm=algorithm,
+                total_steps=chosen.total_steps,
+            ),
         )
+
+
+def _environment_of(arguments: list[str], settings: type) -> str | None:
+    """The word that names the environment: the first that is neither an option nor the value of one."""
+    flags = {field.name for kind in (Options, settings) for field in dataclasses.fields(kind) if field.type is bool}
+    without_value = {"h", "help", *flags, *(f"no_{flag}" for flag in flags)}
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            return word
+        if "=" not in word and word.lstrip("-").replace("-", "_") not in without_value:
+            next(words, None)
+    return None
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
@@ -149,13 +175,16 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
 
 
 def _scalar_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Settings that may be schedules are read from their text form."""
-    if info.type != Scalar:
+    """Settings that may be schedules are read from their text form; the settings' own checks judge it."""
+    names = {get_args(part) for part in get_args(info.type) if get_origin(part) is Literal}
+    parts = {part for part in get_args(info.type) if get_origin(part) is not Literal}
+    if not set(get_args(Scalar)) <= parts <= {*get_args(Scalar), type(None)}:
         return None
+    words = [*(name for group in names for name in group), *(["none"] if type(None) in parts else [])]
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="NUMBER|linear:A:B",
-        instance_from_str=lambda words: words[0],
-        is_instance=lambda value: isinstance(value, float | str | Schedule),
-        str_from_instance=lambda value: [str(check_scalar("setting", value))],
+        metavar="|".join(["NUMBER", "linear:A:B", *words]),
+        instance_from_str=lambda given: None if given[0].lower() == "none" else given[0],
+        is_instance=lambda value: value is None or isinstance(value, float | str | Schedule),
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
     )

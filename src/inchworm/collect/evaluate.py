@@ -1,12 +1,14 @@
 """Returns of a policy in environments of its own, apart from training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from inchworm.envs.masks import read_mask
 from inchworm.envs.pool import environment_seed
 from inchworm.models.policy import Policy
 
@@ -61,14 +63,32 @@ def evaluate(
     returns, lengths, unfinished = [], [], 0
     try:
         for episode in range(episodes):
-            obs, _ = env.reset(seed=environment_seed(seed, EVALUATION_STREAM + episode, 0))
-            total, length, done = 0.0, 0, False
-            while not done and length < max_episode_steps:
-                obs, reward, terminated, truncated, _ = env.step(policy.act(obs, deterministic=deterministic))
-                total, length, done = total + float(reward), length + 1, terminated or truncated
-            returns.append(total)
-            lengths.append(length)
-            unfinished += not done
+            start = env.reset(seed=environment_seed(seed, EVALUATION_STREAM + episode, 0))
+            episode_rewards = play(policy, env, start, deterministic)
+            rewards = list(islice(episode_rewards, max_episode_steps))
+            unfinished += len(rewards) == max_episode_steps and next(episode_rewards, None) is not None
+            returns.append(sum(rewards))
+            lengths.append(len(rewards))
     finally:
         env.close()
     return Evaluation(returns, lengths, deterministic, unfinished)
+
+
+def play(policy: Policy, env: gymnasium.Env, start: tuple[Any, dict[str, Any]], deterministic: bool) -> Iterator[float]:
+    """Acts until the episode ends; gives the reward of each step, after it.
+
+    Args:
+        policy: what acts.
+        env: in which; it has just been reset.
+        start: what `reset` returned.
+        deterministic: act by the distributions' modes.
+    """
+    (obs, info), carry, done = start, None, False
+    while not done:
+        mask = read_mask(env, info, policy.action_space)
+        action = policy.act(obs, carry, mask=mask, deterministic=deterministic)
+        if policy.recurrent:
+            action, carry = action
+        obs, reward, terminated, truncated, info = env.step(action)
+        done = terminated or truncated
+        yield float(reward)

@@ -2,70 +2,118 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from inchworm import spaces
+from inchworm.algorithms.iteration import Iterate
+from inchworm.algorithms.state import TrainState, collection_key
+from inchworm.collect import tail as tails
 from inchworm.collect.acting import make_actor
 from inchworm.envs.pool import Pool, PoolSnapshot, StepBuffers
 from inchworm.errors import CheckpointError
-from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
-from inchworm.types import Episodes, PRNGKey, Rollout
+from inchworm.numerics.tree import from_arrays, to_arrays
+from inchworm.types import ArrayTree, Episodes, Metrics, PRNGKey, Rollout
 
 
 class HostCollector:
     """Collects (T, N) rollouts from a pool, each going on where the last one ended."""
 
-    def __init__(self, pool: Pool, horizon: int) -> None:
+    def __init__(
+        self, pool: Pool, horizon: int, squash: spaces.Squash, iterate: Iterate, tail_gamma: float | None = None
+    ) -> None:
+        """Takes over a pool; with `tail_gamma` episodes that the horizon cuts are continued, discounted by it."""
         self.pool = pool
+        self._iterate, self._tail_gamma = iterate, tail_gamma
         self._horizon = horizon
+        self._door = spaces.action_door(pool.spec.action_space, squash)
         self._first = np.ones(pool.num_envs, bool)
+        self._carry: ArrayTree = None
+        self._saved_carry: dict[str, np.ndarray] = {}
         self._episode_return = np.zeros(pool.num_envs)
         self._episode_length = np.zeros(pool.num_envs)
         start = StepBuffers.empty(pool.spec.observation_space, 0, pool.num_envs)
         self._obs = [leaf[0] for leaf in start.obs]
         self._started = False
 
-    def collect(self, model: ActorCritic, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
+    def advance(self, state: TrainState) -> tuple[TrainState, Metrics, Episodes]:
+        """One iteration: a rollout, and the update from it."""
+        key = collection_key(state.key, state.iteration)
+        rollout, episodes = self.collect(state.model, state.obs_stats, key)
+        if self._tail_gamma is None:
+            state, metrics = self._iterate(state, rollout)
+            return state, metrics, episodes
+        after, steps = tails.start(rollout), 0
+        while np.any(after.alive) and steps < tails.MAX_TAIL_STEPS:
+            steps += self._horizon
+            more = self.collect(state.model, state.obs_stats, jax.random.fold_in(key, steps))
+            after = tails.extend(after, *more, self._tail_gamma)
+        rollout, episodes = tails.attach(rollout, episodes, jax.device_get(after))
+        state, metrics = self._iterate(state, rollout)
+        return state, metrics | {"collect/tail_steps": jnp.float32(steps * self.pool.num_envs)}, episodes
+
+    def collect(self, model: Model, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
         """T steps of every environment under one policy with frozen statistics."""
         self._start()
         self.acted_with = (model, obs_stats)
         horizon, num_envs = self._horizon, self.pool.num_envs
-        observation_space = self.pool.spec.observation_space
+        observation_space, action_space = self.pool.spec.observation_space, self.pool.spec.action_space
         # New arrays each time, because JAX may go on reading the last rollout's.
         buffers = StepBuffers.empty(observation_space, horizon, num_envs)
         for leaf, last in zip(buffers.obs, self._obs, strict=True):
             leaf[0] = last
         buffers.first[0] = self._first
 
-        actor = make_actor(model, obs_stats, key, horizon, num_envs)
-        actions = []
-        single = len(buffers.obs) == 1 and not isinstance(observation_space, spaces.Dict | spaces.Tuple)
+        carry = self._carry_of(model)
+        actor = make_actor(model, obs_stats, carry, key, (horizon, num_envs))
+        actions, masks = [], []
+        single = not isinstance(observation_space, spaces.Dict | spaces.Tuple)
         for t in range(horizon):
             leaves = [leaf[t] for leaf in buffers.obs]
-            action = actor.act(t, leaves[0] if single else spaces.unflatten(observation_space, leaves))
+            obs = leaves[0] if single else spaces.unflatten(observation_space, leaves)
+            mask = self.pool.mask
+            if mask is not None:
+                mask = mask.copy()
+                masks.append(mask)
+            action = actor.act(t, obs, buffers.first[t], mask)
             actions.append(action)
-            self.pool.step(action, t, buffers)
+            self.pool.step(self._door(action), t, buffers)
 
         self._obs = [leaf[horizon].copy() for leaf in buffers.obs]
         self._first = buffers.first[horizon].copy()
-        action = np.stack(actions)
+        self._carry = actor.carry
+        own = [np.stack(leaf) for leaf in zip(*actions, strict=True)]
+        action = spaces.unflatten(
+            action_space, [leaf.astype(np.int32) if leaf.dtype.kind == "i" else leaf for leaf in own]
+        )
         # A termination outranks a time limit that falls on the same step.
         truncated = buffers.truncated & ~buffers.terminated
         rollout = Rollout(
             obs=spaces.unflatten(observation_space, [leaf[:horizon] for leaf in buffers.obs]),
             first=buffers.first[:horizon],
-            action=action.astype(np.int32) if action.dtype.kind == "i" else action,
-            mask=None,
+            action=action,
+            mask=np.stack(masks) if masks else None,
             log_prob=actor.log_prob(action),
             reward=buffers.reward,
             terminated=buffers.terminated,
             truncated=truncated,
             next_obs=spaces.unflatten(observation_space, buffers.next_obs),
-            carry=None,
+            carry=carry,
             valid=buffers.valid,
         )
         return rollout, self._account(rollout)
+
+    def _carry_of(self, model: Model) -> ArrayTree:
+        """The recurrent state to go on from: that of the last rollout, of a snapshot, or of an episode's start."""
+        if self._saved_carry:
+            template = jax.eval_shape(lambda: model.initial_carry(self.pool.num_envs))
+            self._carry, self._saved_carry = from_arrays(template, self._saved_carry), {}
+        elif self._carry is None:
+            self._carry = model.initial_carry(self.pool.num_envs)
+        return self._carry
 
     def _start(self) -> None:
         if not self._started:
@@ -98,6 +146,9 @@ class HostCollector:
             "episode_return": self._episode_return.copy(),
             "episode_length": self._episode_length.copy(),
         }
+        arrays |= {f"carry.{name}": array for name, array in to_arrays(self._carry).items()} or {
+            f"carry.{name}": array for name, array in self._saved_carry.items()
+        }
         return arrays, {"pool": pool.document}
 
     def restore(self, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> list[str]:
@@ -122,6 +173,7 @@ class HostCollector:
                 "collector", repr(error), "does not fit this run's environments", "Resume from another checkpoint."
             ) from error
         self._started = True
+        self._saved_carry = {name[6:]: array for name, array in arrays.items() if name.startswith("carry.")}
         self._first = own[0].astype(bool) | started_anew
         self._episode_return, self._episode_length = (np.where(started_anew, 0.0, array) for array in own[1:])
         return problems

@@ -1,10 +1,12 @@
 """An episode as pictures."""
 
 from collections.abc import Callable
+from itertools import islice
 
 import gymnasium
 import numpy as np
 
+from inchworm.collect.evaluate import play
 from inchworm.envs.pool import environment_seed
 from inchworm.errors import EnvironmentContractError, MissingDependencyError
 from inchworm.models.policy import Policy
@@ -32,11 +34,10 @@ def render_episode(
     """
     try:
         env = factory()
-        obs, _ = env.reset(seed=environment_seed(seed, 2**30, 0))
-        frames, total, done = [_frame(env)], 0.0, False
-        while not done and len(frames) < MAX_FRAMES:
-            obs, reward, terminated, truncated, _ = env.step(policy.act(obs, deterministic=deterministic))
-            total, done = total + float(reward), terminated or truncated
+        start = env.reset(seed=environment_seed(seed, 2**30, 0))
+        frames, total = [_frame(env)], 0.0
+        for reward in islice(play(policy, env, start, deterministic), MAX_FRAMES - 1):
+            total += reward
             frames.append(_frame(env))
         fps = int(env.metadata.get("render_fps") or 30)
         env.close()

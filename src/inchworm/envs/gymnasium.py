@@ -17,11 +17,11 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.checks import did_you_mean
+from inchworm.envs.masks import MaskRows, find_mask, gives_by_method
 from inchworm.envs.pool import (
     ObservationReader,
     PoolSnapshot,
     StepBuffers,
-    check_one_action,
     environment_seed,
     first_line,
     raised_error,
@@ -118,6 +118,11 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
             return spaces.Box(space.shape, str(space.dtype), _bound(space.low), _bound(space.high))
         case gymnasium.spaces.Discrete():
             return spaces.Discrete(int(space.n), int(space.start), str(space.dtype))
+        case gymnasium.spaces.MultiDiscrete() if space.nvec.size:
+            nvec, start = (tuple(int(value) for value in np.ravel(part)) for part in (space.nvec, space.start))
+            return spaces.MultiDiscrete(nvec, tuple(space.shape), start, str(space.dtype))
+        case gymnasium.spaces.MultiBinary():
+            return spaces.MultiBinary(tuple(space.shape), str(space.dtype))
         case gymnasium.spaces.Dict() if space.spaces:
             inner = {key: from_gymnasium(part, f"{name}[{key!r}]") for key, part in space.spaces.items()}
             return spaces.Dict(tuple(sorted(inner.items())))
@@ -128,7 +133,8 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
                 name,
                 repr(space),
                 "is not a space that policies read or write",
-                "Turn it into Box, Discrete, or a Dict or Tuple of them with a gymnasium wrapper.",
+                "Turn it into Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them, with a gymnasium "
+                "wrapper.",
             )
 
 
@@ -164,7 +170,7 @@ class EpisodeLog:
     actions: bytearray = field(default_factory=bytearray)
     length: int = 0
     checksum: int = 0
-    """CRC-32 over every observation, reward and flag."""
+    """CRC-32 over every observation, reward, flag and mask."""
     complete: bool = True
     """False once the episode has grown too long to be kept."""
 
@@ -177,7 +183,7 @@ class GymnasiumPool:
 
         Raises:
             EnvironmentContractError: they are not separate objects of one specification.
-            UnsupportedSpaceError: one of their spaces has no counterpart, or actions have several parts.
+            UnsupportedSpaceError: one of their spaces has no counterpart.
         """
         self.num_envs = num_envs
         self._seed = seed
@@ -197,8 +203,14 @@ class GymnasiumPool:
                     "Make them alike.",
                 )
         self._read = ObservationReader(self.spec.observation_space)
-        check_one_action(self.spec.action_space)
-        self._door = spaces.action_door(self.spec.action_space)
+        space = self.spec.action_space
+        leaves = spaces.leaves(space)
+        self._is_number = [isinstance(leaf, spaces.Discrete) for leaf in leaves]
+        self._composite = isinstance(space, spaces.Dict | spaces.Tuple)
+        # A step's action as one record of the log: its leaves, one after the other.
+        self._record = np.dtype([(f"{i}", leaf.dtype, spaces.leaf_shape(leaf)) for i, leaf in enumerate(leaves)])
+        self._masks = MaskRows(space, num_envs)
+        self._by_method = [gives_by_method(env) for env in self._envs]
         self._steps = [env.step for env in self._envs]
         self._names = [f"environment {index}" for index in range(num_envs)]
         self._restarts = [0] * num_envs
@@ -206,18 +218,21 @@ class GymnasiumPool:
         # so that a resume right after a reset has something to compare.
         self._logs: list[list[EpisodeLog]] = [[] for _ in range(num_envs)]
 
+    @property
+    def mask(self) -> np.ndarray | None:
+        return self._masks.rows
+
     def reset(self, obs: list[np.ndarray]) -> None:
         for index in range(self.num_envs):
             write(obs, index, self._seeded_reset(index))
 
-    def step(self, actions: np.ndarray, t: int, buffers: StepBuffers) -> None:
-        actions = self._door(actions)
+    def step(self, actions: list[np.ndarray], t: int, buffers: StepBuffers) -> None:
         next_obs = [leaf[t] for leaf in buffers.next_obs]
         obs = [leaf[t + 1] for leaf in buffers.obs]
         rewards = buffers.reward[t]
         ended = []
         for index in range(self.num_envs):
-            leaves, rewards[index], terminated, truncated = self._step_env(index, actions[index])
+            leaves, rewards[index], terminated, truncated = self._step_env(index, self._pick(actions, index))
             write(next_obs, index, leaves)
             if terminated or truncated:
                 buffers.terminated[t, index] = terminated
@@ -288,8 +303,6 @@ class GymnasiumPool:
             return "it had not started"
         if not all(log.complete for log in logs):
             return f"its episode is longer than {MAX_REPLAY_STEPS} steps and was not kept"
-        space = self.spec.action_space
-        assert isinstance(space, spaces.Box | spaces.Discrete)
         leaves: list[np.ndarray] = []
         try:
             for log in logs:
@@ -297,9 +310,12 @@ class GymnasiumPool:
                 lived = self._logs[index][-1]
                 if lived.start != log.start:
                     return "its random generator came out differently"
-                actions = np.frombuffer(bytes(log.actions), space.dtype)
-                for action in actions.reshape((log.length, *getattr(space, "shape", ()))).copy():
-                    leaves, *_ = self._step_env(index, action)
+                records = np.frombuffer(bytes(log.actions), self._record)
+                if len(records) != log.length:
+                    raise ValueError(f"{len(records)} actions of {log.length}")
+                actions = [records[name].copy() for name in self._record.names or ()]
+                for step in range(log.length):
+                    leaves, *_ = self._step_env(index, self._pick(actions, step))
                 if lived.checksum != log.checksum:
                     return "replaying its actions gave other observations or rewards (hidden randomness or state)"
         except EnvironmentContractError as error:
@@ -319,14 +335,20 @@ class GymnasiumPool:
             _set_generator(self._envs[index], start["generator"])
         return self._reset(index)
 
-    def _step_env(self, index: int, action: np.ndarray) -> tuple[list[np.ndarray], float, bool, bool]:
+    def _pick(self, actions: list[np.ndarray], row: int) -> list[np.ndarray]:
+        """The leaves of one action: numbers for Discrete, else arrays, also where their shape is ()."""
+        parts = zip(self._is_number, actions, strict=True)
+        return [leaf[row] if is_number else leaf[row, ...] for is_number, leaf in parts]
+
+    def _step_env(self, index: int, parts: list[np.ndarray]) -> tuple[list[np.ndarray], float, bool, bool]:
         """One step, checked and logged."""
-        sent, source = action.tobytes(), self._names[index]
+        sent, source = b"".join([part.tobytes() for part in parts]), self._names[index]
+        action = spaces.unflatten(self.spec.action_space, parts) if self._composite else parts[0]
         try:
             answer = self._steps[index](action)
         except Exception as error:
             raise raised_error("step", error, source) from error
-        raw_obs, reward, terminated, truncated, _ = unpack("step", answer, STEP_PARTS, source)
+        raw_obs, reward, terminated, truncated, info = unpack("step", answer, STEP_PARTS, source)
         try:
             reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
         except (TypeError, ValueError) as error:
@@ -337,11 +359,13 @@ class GymnasiumPool:
                 "Return one number and two flags.",
             ) from error
         leaves = self._read(raw_obs, source)
+        if not (terminated or truncated):
+            self._read_mask(index, info)
         log = self._logs[index][-1]
         if log.complete:
             log.actions += sent
             log.length += 1
-            log.checksum = _checksum(log.checksum, leaves, _PACK(reward, terminated, truncated))
+            log.checksum = _checksum(log.checksum, self._answered(index, leaves), _PACK(reward, terminated, truncated))
             if log.length > MAX_REPLAY_STEPS:
                 log.complete, log.actions = False, bytearray()
         return leaves, reward, terminated, truncated
@@ -363,10 +387,21 @@ class GymnasiumPool:
             answer = self._envs[index].reset(**kwargs)
         except Exception as error:
             raise raised_error("reset", error, source) from error
-        raw_obs, _ = unpack("reset", answer, RESET_PARTS, source)
+        raw_obs, info = unpack("reset", answer, RESET_PARTS, source)
         leaves = self._read(raw_obs, source)
-        self._logs[index] = [*self._logs[index][-1:], EpisodeLog(start, checksum=_checksum(0, leaves, b""))]
+        self._read_mask(index, info)
+        log = EpisodeLog(start, checksum=_checksum(0, self._answered(index, leaves), b""))
+        self._logs[index] = [*self._logs[index][-1:], log]
         return leaves
+
+    def _read_mask(self, index: int, info: Any) -> None:
+        """Takes in the mask of an environment's next action."""
+        source = self._names[index]
+        self._masks.write(index, find_mask(self._envs[index], info, self._by_method[index], source), source)
+
+    def _answered(self, index: int, leaves: list[np.ndarray]) -> list[np.ndarray]:
+        """An observation's leaves, and the mask that came with it."""
+        return leaves if self._masks.rows is None else [*leaves, self._masks.rows[index]]
 
 
 _PACK = struct.Struct("d??").pack

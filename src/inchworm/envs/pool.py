@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from inchworm import spaces
-from inchworm.errors import EnvironmentContractError, UnsupportedSpaceError
+from inchworm.errors import EnvironmentContractError
 from inchworm.spaces import EnvSpec
 
 
@@ -33,9 +33,7 @@ class StepBuffers:
         leaves = spaces.leaves(space)
 
         def observations(rows: int) -> list[np.ndarray]:
-            return [
-                np.empty((rows, num_envs, *getattr(leaf, "shape", ())), spaces.storage_dtype(leaf)) for leaf in leaves
-            ]
+            return [np.empty((rows, num_envs, *spaces.leaf_shape(leaf)), spaces.storage_dtype(leaf)) for leaf in leaves]
 
         return cls(
             observations(horizon + 1),
@@ -62,13 +60,22 @@ class Pool(Protocol):
     spec: EnvSpec
     num_envs: int
 
+    @property
+    def mask(self) -> np.ndarray | None:
+        """The choices each environment allows for its next action, bool (N, num_mask_columns); None without masks.
+
+        Set by `reset`, `step` and `restore`, which write into the same array each time.
+        """
+        ...
+
     def reset(self, obs: list[np.ndarray]) -> None:
         """Starts every environment anew and writes the first observations into (N, ...) leaves."""
         ...
 
-    def step(self, actions: np.ndarray, t: int, buffers: StepBuffers) -> None:
+    def step(self, actions: list[np.ndarray], t: int, buffers: StepBuffers) -> None:
         """Sends the environments their actions and fills row t of the buffers, and row t + 1 of obs and first.
 
+        Actions are leaves (N, ...) that have been through `spaces.action_door`; environments may write into them.
         Episodes that end are started anew before the next call. A row that is no transition is marked in `valid`.
         """
         ...
@@ -103,14 +110,6 @@ def environment_seed(seed: int, env_index: int, restart: int) -> int:
     return int(np.random.SeedSequence([seed, env_index, restart]).generate_state(1)[0])
 
 
-def check_one_action(space: spaces.Space) -> None:
-    """Raises `UnsupportedSpaceError` for actions of several parts, which a pool cannot hand on."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        raise UnsupportedSpaceError(
-            "action_space", repr(space), "has several parts, and policies choose one", "Use a gymnasium.ActionWrapper."
-        )
-
-
 class ObservationReader:
     """Takes observations apart into leaves and holds each to its space, because assignment would not.
 
@@ -120,8 +119,8 @@ class ObservationReader:
     def __init__(self, space: spaces.Space, batch: tuple[int, ...] = ()) -> None:
         """Reads observations of a space, with `batch` as their leading axes."""
         self._space = space
-        self._single = isinstance(space, spaces.Box | spaces.Discrete)
-        self._shapes = [(*batch, *getattr(leaf, "shape", ())) for leaf in spaces.leaves(space)]
+        self._single = not isinstance(space, spaces.Dict | spaces.Tuple)
+        self._shapes = [(*batch, *spaces.leaf_shape(leaf)) for leaf in spaces.leaves(space)]
         self._kinds = ["biuf" if spaces.storage_dtype(leaf).kind == "f" else "biu" for leaf in spaces.leaves(space)]
 
     def __call__(self, observation: Any, source: str) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from inchworm.envs.gymnasium import EnvFactory, GymnasiumPool, make_factory, spec_of
+from inchworm.envs.jax_env import GymnasiumView, JaxEnv
 from inchworm.envs.pool import Pool
 from inchworm.envs.vector import VectorPool, vector_spec_of
 from inchworm.errors import ConfigError
@@ -31,6 +32,7 @@ class EnvSource:
     max_episode_steps: int | None
     """The environment's own time limit, if it states one."""
     vector: VectorEnv | None = None
+    jax_env: JaxEnv | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,7 +60,7 @@ class EnvSource:
 
 
 def env_source(env: Any, kwargs: dict[str, Any] | None = None) -> EnvSource:
-    """Reads what the user gave: an id, `module:factory`, a class, a function, or a vector environment.
+    """Reads what the user gave: an id, `module:factory`, a class, a function, a vector or a JAX environment.
 
     Makes one environment to learn its spaces, and closes it.
 
@@ -79,6 +81,9 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None) -> EnvSource:
     if isinstance(env, VectorEnv):
         name = getattr(env.spec, "id", None) or type(env).__qualname__
         return EnvSource(name, False, None, vector_spec_of(env), type(env).__module__, None, env)
+    if isinstance(getattr(env, "spec", None), EnvSpec) and isinstance(env, JaxEnv) and not isinstance(env, type):
+        name, module = type(env).__qualname__, type(env).__module__
+        return EnvSource(name, False, partial(GymnasiumView, env), env.spec, module, None, jax_env=env)
     if isinstance(env, gymnasium.Env):
         raise ConfigError(
             "env",

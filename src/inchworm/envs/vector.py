@@ -9,19 +9,19 @@ Gymnasium calls that way the autoreset mode (https://farama.org/Vector-Autoreset
 The transitions are the same in all three, and the same as those of a list of such environments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from inchworm import spaces
 from inchworm.envs.gymnasium import RESET_PARTS, STEP_PARTS, spec_of
+from inchworm.envs.masks import INFO_KEY, METHOD, MaskRows
 from inchworm.envs.pool import (
     ObservationReader,
     PoolSnapshot,
     StepBuffers,
-    check_one_action,
     environment_seed,
     raised_error,
     unpack,
@@ -51,13 +51,13 @@ class VectorPool:
 
         Raises:
             EnvironmentContractError: it does not say how it starts ended episodes anew.
-            UnsupportedSpaceError: one of its spaces has no counterpart, or actions have several parts.
+            UnsupportedSpaceError: one of its spaces has no counterpart.
         """
         self.spec = vector_spec_of(env)
         self.num_envs = env.num_envs
         self._env = env
-        check_one_action(self.spec.action_space)
-        self._door = spaces.action_door(self.spec.action_space)
+        self._masks = MaskRows(self.spec.action_space, self.num_envs)
+        self._with_method = _with_mask_method(env)
         self._mode = _autoreset_mode(env)
         self._seed = seed
         self._restarts = 0
@@ -65,6 +65,10 @@ class VectorPool:
         self._read_one = ObservationReader(self.spec.observation_space)
         # Environments whose next step only resets them; stays empty in the other modes.
         self._resets_next = np.zeros(self.num_envs, bool)
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        return self._masks.rows
 
     def reset(self, obs: list[np.ndarray]) -> None:
         seeds = [environment_seed(self._seed, index, self._restarts) for index in range(self.num_envs)]
@@ -77,12 +81,13 @@ class VectorPool:
                 answer = start(seed=seeds[0])
             except Exception:
                 raise raised_error("reset", error, SOURCE) from error
-        raw_obs, _ = unpack("reset", answer, RESET_PARTS, SOURCE)
+        raw_obs, infos = unpack("reset", answer, RESET_PARTS, SOURCE)
         write(obs, ..., self._read(raw_obs, SOURCE))
         self._resets_next[:] = False
+        self._read_masks(infos, np.ones(self.num_envs, bool))
 
-    def step(self, actions: np.ndarray, t: int, buffers: StepBuffers) -> None:
-        answer = self._call("step", self._door(actions))
+    def step(self, actions: list[np.ndarray], t: int, buffers: StepBuffers) -> None:
+        answer = self._call("step", spaces.unflatten(self.spec.action_space, actions))
         raw_obs, *results, infos = unpack("step", answer, STEP_PARTS, SOURCE)
         reward, terminated, truncated = self._read_results(results)
         done = terminated | truncated
@@ -93,20 +98,27 @@ class VectorPool:
         write(next_obs, ..., leaves)
 
         valid, first = ~self._resets_next, done
+        # The infos of the observations that are acted on next, and whose they are.
+        acted_on = [(infos, np.ones(self.num_envs, bool))]
         match self._mode:
             case AutoresetMode.NEXT_STEP:
                 first, self._resets_next = self._resets_next, done
+                acted_on = [(infos, ~done)]
+                self._masks.allow_all(done)
             case AutoresetMode.SAME_STEP:
                 for index in np.flatnonzero(done).tolist():
                     write(next_obs, index, self._final_observation(infos, index))
             case AutoresetMode.DISABLED if done.any():
                 answer = self._call("reset", options={"reset_mask": done.copy()})
-                raw_obs, _ = unpack("reset", answer, RESET_PARTS, SOURCE)
+                raw_obs, reset_infos = unpack("reset", answer, RESET_PARTS, SOURCE)
+                acted_on = [(infos, ~done), (reset_infos, done)]
                 write(obs, done, [leaf[done] for leaf in self._read(raw_obs, SOURCE)])
 
         buffers.valid[t], buffers.first[t + 1] = valid, first
         buffers.reward[t] = np.where(valid, reward, 0.0)
         buffers.terminated[t], buffers.truncated[t] = terminated & valid, truncated & valid
+        for found, whose in acted_on:
+            self._read_masks(found, whose)
 
     def snapshot(self) -> PoolSnapshot:
         return PoolSnapshot({}, {"kind": "vector", "restarts": self._restarts})
@@ -150,6 +162,20 @@ class VectorPool:
             arrays.append(array.astype(dtype))
         return arrays
 
+    def _read_masks(self, infos: Any, whose: np.ndarray) -> None:
+        """Takes in the masks of some environments' next actions."""
+        indices = np.flatnonzero(whose).tolist()
+        given = isinstance(infos, Mapping) and infos.get(INFO_KEY) is not None
+        if not given and self._with_method is not None and indices:
+            try:
+                infos, given = {INFO_KEY: self._with_method.call(METHOD)}, True
+            except Exception as error:
+                raise raised_error(METHOD, error, SOURCE) from error
+        # Where there is nothing, it is so for all, and one stands for them.
+        for index in indices if given else indices[:1]:
+            found = _value_of(infos, INFO_KEY, index) if given else None
+            self._masks.write(index, found, f"environment {index} of {SOURCE}")
+
     def _final_observation(self, infos: Any, index: int) -> list[np.ndarray]:
         """What the episode that ended just now in an environment ended with."""
         try:
@@ -164,6 +190,35 @@ class VectorPool:
                 "A vector environment of autoreset mode SameStep must give it; take NextStep if it cannot.",
             )
         return self._read_one(final_obs, f"environment {index}, as final_obs,")
+
+
+def _with_mask_method(env: VectorEnv) -> SyncVectorEnv | AsyncVectorEnv | None:
+    """The vector environment whose environments have a method that gives masks; only gymnasium's own can be asked."""
+    vector = env.unwrapped
+    asked = isinstance(vector, SyncVectorEnv | AsyncVectorEnv)
+    return vector if asked and all(vector.call("has_wrapper_attr", METHOD)) else None
+
+
+def _value_of(infos: Mapping[str, Any], name: str, index: int) -> Any:
+    """What one environment gave under a name, None if nothing.
+
+    Gymnasium lays the values of all side by side, those of a dict name by name, and tells in `_name` who gave one.
+    """
+    values, givers = infos[name], infos.get(f"_{name}")
+    try:
+        if givers is not None and not givers[index]:
+            return None
+        if not isinstance(values, Mapping):
+            return values[index]
+    except (LookupError, TypeError) as error:
+        raise EnvironmentContractError(
+            f"infos[{name!r}]",
+            repr(values),
+            f"is what {SOURCE} gave, and has nothing for environment {index}",
+            f"Give an array with a row for each environment, and where some have none flags in infos['_{name}'].",
+        ) from error
+    names = [key for key in values if not (key.startswith("_") and key[1:] in values)]
+    return {key: _value_of(values, key, index) for key in names}
 
 
 def _autoreset_mode(env: VectorEnv) -> AutoresetMode:

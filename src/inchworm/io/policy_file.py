@@ -1,6 +1,6 @@
 """A trained policy on disk: one folder that holds all that is needed to act.
 
-policy/policy.json          spaces, network sizes, where it comes from, hash of the tensors
+policy/policy.json          spaces, model settings, where it comes from, hash of the tensors
 policy/policy.safetensors   parameters and observation statistics by name
 """
 
@@ -14,7 +14,7 @@ import jax
 import safetensors.numpy
 
 from inchworm import spaces
-from inchworm.errors import CheckpointError, RunFolderError
+from inchworm.errors import CheckpointError, ConfigError, RunFolderError
 from inchworm.io.files import (
     FAILURES,
     describe_tensors,
@@ -25,8 +25,10 @@ from inchworm.io.files import (
     replace_file,
 )
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic
+from inchworm.models.actor_critic import make_model
+from inchworm.models.network import CustomEncoder, CustomNetwork
 from inchworm.models.policy import Policy
+from inchworm.models.settings import ModelSettings, to_json
 from inchworm.numerics.tree import from_arrays, to_arrays
 from inchworm.spaces import EnvSpec
 
@@ -40,15 +42,14 @@ def save_policy(folder: Path, policy: Policy) -> None:
         RunFolderError: the folder cannot be written.
     """
     model = policy.model
-    network = model.policy.network
     arrays = plain_arrays(to_arrays({"model": model, "obs_stats": policy.obs_stats}))
     tensors = safetensors.numpy.save(arrays)
     document = {
         "format": FORMAT,
         "observation_space": spaces.to_json(model.observation_space),
         "action_space": spaces.to_json(model.action_space),
-        "hidden_sizes": [int(bias.shape[0]) for bias in network.biases[:-1]],
-        "activation": network.activation,
+        "model": to_json(policy.settings, ModelSettings),
+        "custom_network": isinstance(model.reader.encoder, CustomEncoder),
         "normalized": any(stats is not None for stats in policy.obs_stats),
         "tensors": describe_tensors(arrays),
         "size": len(tensors),
@@ -65,7 +66,7 @@ def save_policy(folder: Path, policy: Policy) -> None:
         ) from error
 
 
-def load_policy(folder: Path) -> Policy:
+def load_policy(folder: Path, custom_network: CustomNetwork | None = None) -> Policy:
     """Reads a policy; nothing in the files is executed.
 
     Raises:
@@ -83,27 +84,27 @@ def load_policy(folder: Path) -> Policy:
         if hashlib.sha256(tensors).hexdigest() != document["sha256"]:
             raise ValueError("policy.safetensors is damaged, its SHA-256 is not the one in policy.json")
         arrays = parse_tensors("policy.safetensors", tensors, document["tensors"])
-        tree = from_arrays(_template(document), arrays)
+        settings = ModelSettings(**document["model"])
+        if document["custom_network"] and custom_network is None:
+            raise ValueError("it has a network of your own, which is code and not stored: give it again, network=...")
+        tree = from_arrays(_template(document, settings, custom_network), arrays)
         info = document["info"]
-    except (*FAILURES, LookupError, AttributeError) as error:
+    except (*FAILURES, LookupError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             "policy",
             str(folder),
             f"cannot be loaded: {error or type(error).__name__}",
             "Name another run or policy folder.",
         ) from error
-    return Policy(tree["model"], tree["obs_stats"], info=info)
+    return Policy(tree["model"], tree["obs_stats"], settings, info=info)
 
 
-def _template(document: dict[str, Any]) -> Any:
+def _template(document: dict[str, Any], settings: ModelSettings, custom_network: CustomNetwork | None) -> Any:
     """Shapes and dtypes of the tensors that the description calls for."""
     spec = EnvSpec(spaces.from_json(document["observation_space"]), spaces.from_json(document["action_space"]))
-    hidden_sizes = tuple(int(size) for size in document["hidden_sizes"])
-    if document["activation"] not in ("tanh", "relu"):
-        raise ValueError(f"its activation is {document['activation']!r}")
 
     def build(key: jax.Array) -> Any:
-        model = ActorCritic.init(key, spec, hidden_sizes, document["activation"])
+        model = make_model(key, spec, settings, custom_network)
         return {
             "model": model,
             "obs_stats": observations.empty_stats(spec.observation_space, bool(document["normalized"])),

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from inchworm import spaces
-from inchworm.errors import UnsupportedSpaceError
 from inchworm.numerics import running_stats
 from inchworm.numerics.running_stats import RunningStats
 from inchworm.types import AnyArray, ArrayTree
@@ -37,24 +36,25 @@ Normalizers = tuple[Normalizer | None, ...]
 """A normaliser for each leaf of the observation, None for leaves that pass unchanged."""
 
 
-def check_observation_space(space: spaces.Space) -> None:
-    """Raises `UnsupportedSpaceError` for a leaf that `encode` cannot read."""
-    for leaf in spaces.leaves(space):
-        if isinstance(leaf, spaces.Box) and len(leaf.shape) == 3 and leaf.dtype == "uint8":
-            raise UnsupportedSpaceError(
-                "observation_space",
-                repr(leaf),
-                "holds images, and convolutional policies are not there yet",
-                "Reduce the observation to a vector with a gymnasium.ObservationWrapper.",
-            )
+def num_features(leaf: spaces.Leaf) -> int:
+    """Length of the vector that a leaf becomes."""
+    match leaf:
+        case spaces.Discrete(n):
+            return n
+        case spaces.MultiDiscrete(nvec):
+            return sum(nvec)
+        case _:
+            return leaf.size
 
 
-def num_features(space: spaces.Space) -> int:
-    """Length of the vector that `encode` makes."""
-    return sum(leaf.size if isinstance(leaf, spaces.Box) else leaf.n for leaf in spaces.leaves(space))
+def is_image(leaf: spaces.Leaf) -> bool:
+    """True for a Box of bytes with three axes, or with two of some length: a frame without colours."""
+    if not isinstance(leaf, spaces.Box) or leaf.dtype != "uint8":
+        return False
+    return len(leaf.shape) == 3 or (len(leaf.shape) == 2 and min(leaf.shape) >= 20)
 
 
-def has_scale(leaf: spaces.Box | spaces.Discrete) -> TypeGuard[spaces.Box]:
+def has_scale(leaf: spaces.Leaf) -> TypeGuard[spaces.Box]:
     """True for a leaf of measurements, a Box of floats: these are normalised, counts and choices are not."""
     return isinstance(leaf, spaces.Box) and np.issubdtype(np.dtype(leaf.dtype), np.floating)
 
@@ -83,30 +83,48 @@ def freeze(stats: ObsStats) -> Normalizers:
     )
 
 
+def normalize(space: spaces.Space, normalizers: Normalizers, obs: ArrayTree) -> ArrayTree:
+    """The observation with its float leaves scaled, in the space's structure."""
+    leaves = spaces.flatten(space, obs)
+    scaled = [leaf if n is None else n(leaf) for leaf, n in zip(leaves, normalizers, strict=True)]
+    return spaces.unflatten(space, scaled)
+
+
 def encode(space: spaces.Space, normalizers: Normalizers, obs: ArrayTree) -> Float[AnyArray, "*batch F"]:
     """The features of a batch of raw observations.
 
-    Box leaves are normalised if they have statistics, and flattened; Discrete ones become one-hot vectors; all
-    are laid side by side.
+    Box leaves are normalised if they have statistics, and flattened; choices become one-hot vectors, bits numbers;
+    all are laid side by side.
     """
-    if isinstance(space, spaces.Box | spaces.Discrete):  # the common case, run between environment steps
-        return _encode_leaf(space, normalizers[0], obs)
+    if not isinstance(space, spaces.Dict | spaces.Tuple):  # the common case, run between environment steps
+        return encode_leaf(space, normalizers[0], obs)
     parts = [
-        _encode_leaf(leaf, normalizer, value)
+        encode_leaf(leaf, normalizer, value)
         for leaf, normalizer, value in zip(spaces.leaves(space), normalizers, spaces.flatten(space, obs), strict=True)
     ]
     return parts[0].__array_namespace__().concatenate(parts, axis=-1)
 
 
-def _encode_leaf(leaf: spaces.Box | spaces.Discrete, normalizer: Normalizer | None, value: AnyArray) -> AnyArray:
-    if isinstance(leaf, spaces.Discrete):
-        xp = value.__array_namespace__()
-        return (value[..., None] == xp.arange(leaf.start, leaf.start + leaf.n)).astype("float32")
-    if normalizer is not None:
-        value = normalizer(value)
-    if len(leaf.shape) != 1:
-        value = value.reshape((*value.shape[: value.ndim - len(leaf.shape)], leaf.size))
-    return value if value.dtype == jnp.float32 else value.astype("float32")
+def encode_leaf(leaf: spaces.Leaf, normalizer: Normalizer | None, value: AnyArray) -> Float[AnyArray, "*batch F"]:
+    """The features of one leaf."""
+    match leaf:
+        case spaces.Discrete(n, start):
+            return _one_hot(value, n, start)
+        case spaces.MultiDiscrete(nvec, shape, start):
+            xp = value.__array_namespace__()
+            flat = value.reshape((*value.shape[: value.ndim - len(shape)], len(nvec)))
+            return xp.concatenate([_one_hot(flat[..., i], n, start[i]) for i, n in enumerate(nvec)], axis=-1)
+        case _:
+            if normalizer is not None:
+                value = normalizer(value)
+            if len(leaf.shape) != 1:
+                value = value.reshape((*value.shape[: value.ndim - len(leaf.shape)], leaf.size))
+            return value if value.dtype == jnp.float32 else value.astype("float32")
+
+
+def _one_hot(value: AnyArray, n: int, start: int) -> AnyArray:
+    xp = value.__array_namespace__()
+    return (value[..., None] == xp.arange(start, start + n)).astype("float32")
 
 
 def to_numpy(tree: ArrayTree) -> ArrayTree:

@@ -1,16 +1,20 @@
 """A trained policy, ready to act: parameters, statistics and action transform in one."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from inchworm import spaces
 from inchworm.errors import ConfigError
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic
-from inchworm.models.observations import ObsStats
+from inchworm.models.actor_critic import Model, runs_on_numpy
+from inchworm.models.observations import Normalizers, ObsStats
+from inchworm.models.settings import ModelSettings
+from inchworm.types import ArrayTree, PRNGKey
 
 NOISE_BLOCK = 256
 """Steps of noise drawn at once."""
@@ -20,20 +24,24 @@ NOISE_BLOCK = 256
 class Policy:
     """Acts on raw observations, as it did when it was trained."""
 
-    model: ActorCritic
+    model: Model
     obs_stats: ObsStats
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    """What the model was made by."""
     seed: int = 0
     info: dict[str, Any] = field(default_factory=dict)
     """Where the policy comes from: environment, algorithm, versions."""
 
     def __post_init__(self) -> None:
-        self._policy, self._normalizers = observations.to_numpy(
-            (self.model.policy, observations.freeze(self.obs_stats))
-        )
-        self._door = spaces.action_door(self.action_space)
+        self._on_numpy = runs_on_numpy(self.model)
+        normalizers = observations.freeze(self.obs_stats)
+        parts = (self.model, normalizers)
+        self._acting, self._normalizers = observations.to_numpy(parts) if self._on_numpy else parts
+        self._door = spaces.action_door(self.action_space, self.settings.squash)
         self._key = jax.random.key(self.seed)
-        self._noise: np.ndarray = np.empty((0, 0))
-        self._drawn, self._used = 0, 0
+        self._noise: list[ArrayTree] = []
+        self._noise_batch = 0
+        self._drawn = 0
 
     @property
     def observation_space(self) -> spaces.Space:
@@ -43,27 +51,55 @@ class Policy:
     def action_space(self) -> spaces.Space:
         return self.model.action_space
 
-    def act(self, obs: Any, *, deterministic: bool = False) -> Any:
+    @property
+    def recurrent(self) -> bool:
+        """True if the policy remembers the episode's earlier observations."""
+        return self.model.recurrent
+
+    def act(self, obs: Any, carry: Any = None, *, mask: Any = None, deterministic: bool = False) -> Any:
         """Actions for one observation or a batch of them, ready for the environment.
 
         Args:
             obs: as the environment gives it, or stacked along a leading axis.
+            carry: with memory, what the last call returned; None at an episode's start.
+            mask: which choices are allowed, a flag for each of the action space's logits; None for all.
             deterministic: take the distribution's mode instead of a sample.
 
         Returns:
-            One action or a batch of them: clipped to a Box's bounds, in the action space's shape and dtype.
+            One action or a batch of them, in the action space's shape, dtype and bounds. A policy with memory returns
+            a pair of that and the carry for the next call.
 
         Raises:
-            ConfigError: the observation's shape is not the space's.
+            ConfigError: observation or mask do not have the space's shape.
         """
         leaves, single = self._batch(obs)
-        features = observations.encode(
-            self.observation_space, self._normalizers, spaces.unflatten(self.observation_space, leaves)
-        )
-        distribution = self._policy(features)
-        own = distribution.mode() if deterministic else distribution.sample_from(self._next_noise(len(features)))
-        actions = self._door(own)
-        return actions[0] if single else actions
+        batch = len(leaves[0])
+        stacked = spaces.unflatten(self.observation_space, leaves)
+        flags = None if mask is None else self._flags(mask, batch)
+        if self._on_numpy:
+            distribution, _ = self._acting.act(self._normalizers, stacked, mask=flags)
+            own = distribution.mode() if deterministic else distribution.sample_from(self._next_noise(batch))
+        else:
+            carry = self.model.initial_carry(batch) if carry is None else carry
+            self._drawn += 1
+            key = jax.random.fold_in(self._key, self._drawn)
+            own, carry = _act(self._acting, self._normalizers, key, stacked, flags, carry, deterministic)
+        sent = self._door([np.asarray(leaf) for leaf in spaces.flatten(self.action_space, own)])
+        action = spaces.unflatten(self.action_space, [leaf[0] for leaf in sent] if single else sent)
+        return (action, carry) if self.recurrent else action
+
+    def _flags(self, mask: Any, batch: int) -> np.ndarray:
+        """The mask as flags (batch, M)."""
+        flags = np.asarray(mask)
+        columns = spaces.num_mask_columns(self.action_space)
+        if columns == 0 or flags.shape[-1:] != (columns,) or flags.size != batch * columns:
+            raise ConfigError(
+                "mask",
+                repr(flags.shape),
+                "is no mask for these actions",
+                f"Give one of shape ({columns},) for each observation." if columns else "A Box has no mask.",
+            )
+        return flags.astype(bool).reshape(batch, columns)
 
     def _batch(self, obs: Any) -> tuple[list[np.ndarray], bool]:
         """The observation's leaves with a leading axis, and whether it had none."""
@@ -80,7 +116,7 @@ class Policy:
             ) from error
         for space, value in zip(spaces.leaves(self.observation_space), values, strict=True):
             array = np.asarray(value, spaces.storage_dtype(space))
-            shape = space.shape if isinstance(space, spaces.Box) else ()
+            shape = spaces.leaf_shape(space)
             if array.shape == shape:
                 array, single = array[None], True
             elif array.shape[1:] != shape or array.ndim != len(shape) + 1:
@@ -95,10 +131,28 @@ class Policy:
             raise ConfigError("obs", repr(obs), "has parts of different batch sizes", "Stack all parts alike.")
         return leaves, single
 
-    def _next_noise(self, batch: int) -> np.ndarray:
-        if self._used == len(self._noise) or self._noise.shape[1] != batch:
+    def _next_noise(self, batch: int) -> ArrayTree:
+        if not self._noise or self._noise_batch != batch:
             block_key = jax.random.fold_in(self._key, self._drawn)
-            self._noise = np.asarray(self.model.policy.head.draw_noise(block_key, (NOISE_BLOCK, batch)))
-            self._drawn, self._used = self._drawn + 1, 0
-        self._used += 1
-        return self._noise[self._used - 1]
+            noise = observations.to_numpy(self.model.head.draw_noise(block_key, (NOISE_BLOCK, batch)))
+            rows = list(zip(*noise, strict=True)) if isinstance(noise, tuple) else list(noise)
+            self._noise, self._noise_batch = rows[::-1], batch
+            self._drawn += 1
+        return self._noise.pop()
+
+
+@partial(jax.jit, static_argnums=6)
+def _act(
+    model: Model,
+    normalizers: Normalizers,
+    key: PRNGKey,
+    obs: ArrayTree,
+    mask: ArrayTree,
+    carry: ArrayTree,
+    deterministic: bool,
+) -> tuple[ArrayTree, ArrayTree]:
+    batch = jax.tree.leaves(obs)[0].shape[0]
+    distribution, carry = model.act(normalizers, obs, jnp.zeros(batch, bool), mask, carry)
+    if deterministic:
+        return distribution.mode(), carry
+    return distribution.sample_from(model.head.draw_noise(key, (batch,))), carry

@@ -88,3 +88,8 @@ def select(condition: Bool[Array, ""], if_true: Any, if_false: Any) -> Any:
 def flatten_time(tree: Any) -> Any:
     """Leaves (T, N, ...) to (T*N, ...)."""
     return jax.tree.map(lambda leaf: leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])), tree)
+
+
+def broadcast_rows(tree: Any, shape: tuple[int, ...]) -> Any:
+    """Leaves (..., K) to (*shape, K): those that all rows share get axes of their own."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*shape, leaf.shape[-1])), tree)

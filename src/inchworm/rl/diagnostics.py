@@ -28,10 +28,14 @@ def standardize(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"])
 
 
 def clip_fraction(
-    log_ratio: Float[AnyArray, "*shape"], clip_range: Scalar, weight: Float[AnyArray, "*shape"]
+    log_ratio: Float[AnyArray, "*shape"],
+    clip_range: Scalar,
+    weight: Float[AnyArray, "*shape"],
+    clip_range_high: Scalar | None = None,
 ) -> Float[Array, ""]:
-    """Share of transitions whose ratio lies outside [1 - epsilon, 1 + epsilon]."""
-    outside = jnp.abs(jnp.expm1(log_ratio)) > clip_range
+    """Share of transitions whose ratio lies outside [1 - epsilon, 1 + epsilon], or an upper end of its own."""
+    change = jnp.expm1(log_ratio)
+    outside = (change < -clip_range) | (change > (clip_range if clip_range_high is None else clip_range_high))
     return weighted_mean(outside.astype(log_ratio.dtype), weight)
 
 

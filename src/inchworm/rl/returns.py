@@ -61,6 +61,16 @@ def generalized_advantage(
     return advantage
 
 
+def td_target(
+    reward: Float[AnyArray, "T N"],
+    next_value: Float[AnyArray, "T N"],
+    terminated: Bool[AnyArray, "T N"],
+    gamma: Scalar,
+) -> Float[AnyArray, "T N"]:
+    """One-step value target r_t + gamma (1 - terminated_t) V(next_obs_t), without gradient."""
+    return jax.lax.stop_gradient(td_residual(reward, jnp.zeros_like(next_value), next_value, terminated, gamma))
+
+
 def lambda_return(advantage: Float[AnyArray, "T N"], value: Float[AnyArray, "T N"]) -> Float[AnyArray, "T N"]:
     """TD(lambda) return, the value function's target: G_t = A_t + V(obs_t), without gradient."""
     return jax.lax.stop_gradient(advantage + value)

@@ -13,17 +13,46 @@ from inchworm.types import AnyArray
 Scalar = Float[Array, ""] | float
 
 
+def surrogate(log_ratio: Float[AnyArray, "*shape"], advantage: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
+    """The surrogate of conservative policy iteration, L^CPI of equation (6): r A.
+
+    Its gradient at r = 1 is the policy gradient A grad log pi of equation (1).
+    """
+    return jnp.exp(log_ratio) * advantage
+
+
 def clipped_surrogate(
-    log_ratio: Float[AnyArray, "*shape"], advantage: Float[AnyArray, "*shape"], clip_range: Scalar
+    log_ratio: Float[AnyArray, "*shape"],
+    advantage: Float[AnyArray, "*shape"],
+    clip_range: Scalar,
+    clip_range_high: Scalar | None = None,
 ) -> Float[AnyArray, "*shape"]:
     """PPO's clipped surrogate, equation (7): min(r A, clip(r, 1 - epsilon, 1 + epsilon) A).
 
     The minimum makes it a lower bound: no gradient where the ratio has already moved past the range in the
-    direction the advantage asks for, full gradient where it has moved the wrong way.
+    direction the advantage asks for, full gradient where it has moved the wrong way. With `clip_range_high` the
+    upper end of the range is 1 + clip_range_high instead; not in the paper.
     """
     ratio = jnp.exp(log_ratio)
-    clipped_ratio = jnp.clip(ratio, 1.0 - clip_range, 1.0 + clip_range)
+    high = clip_range if clip_range_high is None else clip_range_high
+    clipped_ratio = jnp.clip(ratio, 1.0 - clip_range, 1.0 + high)
     return jnp.minimum(ratio * advantage, clipped_ratio * advantage)
+
+
+def log_clipped_surrogate(
+    log_ratio: Float[AnyArray, "*shape"],
+    advantage: Float[AnyArray, "*shape"],
+    clip_range: Scalar,
+    clip_range_high: Scalar | None = None,
+) -> Float[AnyArray, "*shape"]:
+    """The surrogate clipped in log space: min(r A, exp(clip(log r, -epsilon, epsilon)) A).
+
+    Section 6.1 names it without an equation; this is the reading in which it differs from equation (7), whose range
+    in log space is [log(1 - epsilon), log(1 + epsilon)].
+    """
+    high = clip_range if clip_range_high is None else clip_range_high
+    clipped_ratio = jnp.exp(jnp.clip(log_ratio, -clip_range, high))
+    return jnp.minimum(jnp.exp(log_ratio) * advantage, clipped_ratio * advantage)
 
 
 def squared_error(value: Float[AnyArray, "*shape"], returns: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:

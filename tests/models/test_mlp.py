@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import oracles
-from inchworm.models.networks import MLP, orthogonal_mlp
+from inchworm.models.mlp import MLP, orthogonal_mlp
 
 rng = np.random.default_rng(0)
 WEIGHTS = (np.float32(rng.normal(size=(3, 5))), np.float32(rng.normal(size=(5, 2))))
@@ -70,3 +70,16 @@ def test_without_hidden_layers_it_is_one_linear_map():
     shapes = jax.eval_shape(lambda key: orthogonal_mlp(key, 3, (), 2, "tanh", 1.0), jax.random.key(0))
     assert [w.shape for w in shapes.weights] == [(3, 2)]
     np.testing.assert_allclose(MLP((X[:3],), (X[3],), "tanh")(X), X @ X[:3] + X[3], rtol=1e-6)
+
+
+def test_without_outputs_it_ends_in_its_last_hidden_layer_activated():
+    shapes = jax.eval_shape(lambda key: orthogonal_mlp(key, 3, (5, 4), None, "tanh", 1.0), jax.random.key(0))
+    assert ([w.shape for w in shapes.weights], shapes.activate_last) == ([(3, 5), (5, 4)], True)
+    features = MLP(WEIGHTS, BIASES, "tanh", activate_last=True)(X)
+    np.testing.assert_allclose(features, np.tanh(oracles.mlp(WEIGHTS, BIASES, X)), rtol=1e-5, atol=1e-6)
+
+
+def test_no_layers_at_all_leave_the_input_as_it_is():
+    nothing = orthogonal_mlp(jax.random.key(0), 3, (), None, "tanh", 1.0)
+    assert jax.tree.leaves(nothing) == []
+    np.testing.assert_array_equal(nothing(X), X)

@@ -1,0 +1,35 @@
+"""Rollouts as rows that can be shuffled into minibatches.
+
+A row is a transition where the policy has no memory, an environment's whole trajectory where it has.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from inchworm.numerics.tree import flatten_time
+from inchworm.types import Batch, PRNGKey
+
+
+def to_rows(batch: Batch, recurrent: bool) -> Batch:
+    """A batch of leaves (T, N, ...), carry (N, ...), as rows: (T N, ...), or (N, T, ...) with memory."""
+    if not recurrent:
+        return flatten_time(batch)
+    return _swap_time(batch)
+
+
+def from_rows(rows: Batch, recurrent: bool) -> Batch:
+    """Rows in the layout that models unroll over: as they are, or back to (T, N, ...) with memory."""
+    return _swap_time(rows) if recurrent else rows
+
+
+def minibatches(rows: Any, key: PRNGKey, num_minibatches: int) -> Any:
+    """The rows in random order, each exactly once, cut into minibatches (num_minibatches, M, ...)."""
+    order = jax.random.permutation(key, jax.tree.leaves(rows)[0].shape[0])
+    return jax.tree.map(lambda leaf: leaf[order].reshape(num_minibatches, -1, *leaf.shape[1:]), rows)
+
+
+def _swap_time(batch: Batch) -> Batch:
+    swapped = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch._replace(carry=None))
+    return swapped._replace(carry=batch.carry)

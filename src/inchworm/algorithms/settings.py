@@ -1,0 +1,109 @@
+"""The settings that every algorithm shares."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Array, Float
+
+from inchworm.checks import check_choice, check_flag, check_integer
+from inchworm.errors import ConfigError
+from inchworm.models.settings import ModelSettings
+from inchworm.rl.schedules import Scalar, Schedule, check_scalar
+
+Now = dict[str, Float[Array, ""]]
+"""Every setting that may be a schedule, by name, at one point of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ModelSettings):
+    """What is collected, and what becomes of it before it moves the parameters."""
+
+    num_envs: int = 1
+    """Environments stepped side by side, N."""
+    horizon: int = 2048
+    """Steps of each environment in an iteration, T (Table 3)."""
+    gamma: Scalar = 0.99
+    """Discount (Table 3)."""
+    gae_lambda: Scalar = 0.95
+    """lambda of the generalized advantage estimate (Table 3): 0 gives one-step, 1 Monte-Carlo advantages."""
+    value_target: Literal["lambda_return", "td", "monte_carlo"] = "lambda_return"
+    """What the value function is fitted to: advantage + value, one reward and the next value, or lambda = 1."""
+    normalize_advantage: Literal["none", "minibatch", "batch"] = "batch"
+    """Where advantages get mean 0 and deviation 1: nowhere, in minibatches (ppo2), over the batch (authors' code)."""
+    max_entropy_alpha: Scalar = 0.0
+    """The reward becomes r - alpha log pi(a|s), the maximum-entropy objective; `ent_coef` is another thing."""
+    normalize_observation: bool = True
+    """Scale float observations by running statistics and clip at 5 (authors' code)."""
+    normalize_return: bool = False
+    """Divide rewards by the running deviation of the discounted return (ppo2, not in the paper)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, minimum in {"num_envs": 1, "horizon": 1}.items():
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum))
+        check_scalars(
+            self,
+            gamma={"minimum": 0.0, "maximum": 1.0},
+            gae_lambda={"minimum": 0.0, "maximum": 1.0},
+            max_entropy_alpha={"minimum": 0.0},
+        )
+        check_choice("value_target", self.value_target, ("lambda_return", "td", "monte_carlo"))
+        check_choice("normalize_advantage", self.normalize_advantage, ("none", "minibatch", "batch"))
+        check_flag("normalize_observation", self.normalize_observation)
+        check_flag("normalize_return", self.normalize_return)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Transitions of one iteration, N T."""
+        return self.num_envs * self.horizon
+
+    @property
+    def gradient_steps_per_iteration(self) -> int:
+        """How often an iteration moves the policy's parameters."""
+        return 1
+
+    @property
+    def tail_gamma(self) -> float | None:
+        """The discount by which episodes go on past the horizon, where no value function stands for the rest."""
+        return None
+
+    def at(self, env_steps: Float[Array, ""] | float, total_steps: float) -> Now:
+        """Every scalar setting after `env_steps` of a run of `total_steps`."""
+        scalars = {name: value for name, value in vars(self).items() if isinstance(value, Schedule)}
+        return {name: schedule(env_steps, total_steps) for name, schedule in scalars.items()}
+
+
+def check_scalars(settings: Any, **limits: dict[str, float]) -> None:
+    """Puts the named scalar settings into the form of schedules; None stays where it is the default.
+
+    Raises:
+        ConfigError: one is no number or schedule, or leaves its limits.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    for name, bounds in limits.items():
+        value = getattr(settings, name)
+        if value is not None or defaults[name] is not None:
+            object.__setattr__(settings, name, check_scalar(name, value, **bounds))
+
+
+def check_minibatch_size(minibatch_size: int, settings: Settings) -> None:
+    """Raises `ConfigError` unless minibatches of this size cover the batch exactly once.
+
+    A minibatch of a policy with memory holds whole environments.
+    """
+    batch_size = settings.steps_per_iteration
+    row = 1 if settings.recurrent == "none" else settings.horizon
+    if batch_size % minibatch_size == 0 and minibatch_size % row == 0:
+        return
+    sizes = [size for size in range(max(row, 2), batch_size + 1) if batch_size % size == 0 and size % row == 0]
+    nearest = sorted(sorted(sizes, key=lambda size: abs(size - minibatch_size))[:3])
+    problem = f"does not divide num_envs * horizon = {batch_size}, and no transition may be dropped"
+    if batch_size % minibatch_size == 0:
+        problem = f"is no multiple of horizon = {row}, and a policy with memory learns from whole trajectories"
+    raise ConfigError(
+        "minibatch_size",
+        minibatch_size,
+        problem,
+        f"Use {' or '.join(map(str, nearest))}." if nearest else "Raise num_envs or horizon.",
+    )

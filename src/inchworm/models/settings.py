@@ -1,0 +1,67 @@
+"""The settings of policies and value functions, which every algorithm shares."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from inchworm.checks import check_choice, check_flag, check_integer
+from inchworm.errors import ConfigError
+from inchworm.models.convolution import IMAGE_NETWORKS
+from inchworm.models.mlp import ACTIVATIONS
+from inchworm.rl.schedules import Scalar, Schedule, check_scalar
+from inchworm.spaces import Squash
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What the policy and the value function are made of.
+
+    An observation's images go through a convolutional network each, everything else is flattened; then comes a
+    recurrent core, if there is one, then the hidden layers, then the distribution or the value.
+    """
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of the policy and of the value network."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Activation of the hidden layers."""
+    image_network: Literal["nature", "small", "impala"] = "nature"
+    """Convolutional network for images: Mnih et al. 2015, Mnih et al. 2016 (the paper's), Espeholt et al. 2018."""
+    recurrent: Literal["none", "gru", "lstm"] = "none"
+    """Memory between the steps of an episode."""
+    recurrent_size: int = 64
+    """Width of the recurrent state."""
+    shared_trunk: bool = False
+    """Policy and value share all but their last layer, instead of nothing."""
+    action_distribution: Literal["gaussian", "tanh_gaussian", "beta"] = "gaussian"
+    """Of a Box's actions: clipped at the environment's door, squashed by tanh, or on a bounded interval."""
+    log_std: Scalar | Literal["learned", "state"] = "learned"
+    """Log of a Gaussian's deviation: learned and the same in every state (the paper), an output of the network, or a
+    number or schedule."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hidden_sizes, list | tuple):
+            raise ConfigError("hidden_sizes", self.hidden_sizes, "is not a list of widths", "Give e.g. (64, 64).")
+        object.__setattr__(self, "hidden_sizes", tuple(check_integer("hidden_sizes", n, 1) for n in self.hidden_sizes))
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("image_network", self.image_network, IMAGE_NETWORKS)
+        check_choice("recurrent", self.recurrent, ("none", "gru", "lstm"))
+        check_integer("recurrent_size", self.recurrent_size, 1)
+        check_flag("shared_trunk", self.shared_trunk)
+        check_choice("action_distribution", self.action_distribution, ("gaussian", "tanh_gaussian", "beta"))
+        if self.log_std not in ("learned", "state"):
+            log_std: Any = self.log_std
+            object.__setattr__(self, "log_std", check_scalar("log_std", log_std, minimum=-20.0, maximum=20.0))
+        if self.log_std != "learned" and self.action_distribution == "beta":
+            raise ConfigError("log_std", self.log_std, "means nothing to a Beta distribution", "Leave it out.")
+
+    @property
+    def squash(self) -> Squash:
+        """How a Box's actions get from the policy's own numbers to the environment's."""
+        squashes: dict[str, Squash] = {"gaussian": "clip", "tanh_gaussian": "tanh", "beta": "unit"}
+        return squashes[self.action_distribution]
+
+
+def to_json(settings: Any, kind: type) -> dict[str, Any]:
+    """Those settings that `kind` declares, as JSON; schedules in their text form."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)}
+    return {name: str(value) if isinstance(value, Schedule) else value for name, value in values.items()}

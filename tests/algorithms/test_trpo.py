@@ -1,0 +1,267 @@
+"""TRPO: Fisher products, conjugate gradient, and what the line search promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from jax.scipy.sparse.linalg import cg
+
+from inchworm import spaces
+from inchworm.algorithms import trpo
+from inchworm.algorithms.trpo import TRPO, fisher_vector_product, surrogate_and_kl, trust_region_step
+from inchworm.errors import ConfigError
+from inchworm.models.actor_critic import make_model
+from inchworm.models.settings import ModelSettings
+from inchworm.numerics.tree import broadcast_rows
+from inchworm.rl.diagnostics import weighted_mean
+from inchworm.spaces import Box, Dict, Discrete, EnvSpec, MultiBinary, MultiDiscrete
+from inchworm.types import Batch, Rollout
+from quick import quick_jit
+
+T, N = 4, 3
+OBS = Box((2,), "float32", -1.0, 1.0)
+BOX = Box((2,), "float32", -1.0, 1.0)
+HYBRID = Dict((("choice", Discrete(3)), ("push", BOX)))
+TINY = {"hidden_sizes": (3,), "recurrent_size": 3}
+CASES = {
+    "categorical": (Discrete(3), {}),
+    "masked categorical": (Discrete(3), {"masked": True}),
+    "multi-categorical": (MultiDiscrete((2, 3), (2,), (0, 0), "int64"), {}),
+    "masked bernoulli": (MultiBinary((2,)), {"masked": True}),
+    "bernoulli": (MultiBinary((2,)), {}),
+    "gaussian": (BOX, {}),
+    "gaussian of the state": (BOX, {"log_std": "state"}),
+    "tanh-gaussian": (BOX, {"action_distribution": "tanh_gaussian"}),
+    "beta": (BOX, {"action_distribution": "beta"}),
+    "product": (HYBRID, {}),
+    "masked categorical with gru": (Discrete(3), {"masked": True, "recurrent": "gru"}),
+    "gaussian with lstm": (BOX, {"recurrent": "lstm"}),
+}
+
+
+def problem(case, seed=0):
+    """A policy with random parameters of deviation 1/2, and a batch of T N rows of which one is invalid."""
+    action_space, extra = CASES[case]
+    settings = dict(extra)
+    masked = settings.pop("masked", False)
+    model_settings = ModelSettings(**TINY | settings)
+    generator = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda key: make_model(key, EnvSpec(OBS, action_space), model_settings), jax.random.key(0))
+    model = jax.tree.map(lambda leaf: np.float32(generator.normal(0.0, 0.5, leaf.shape)), shapes)
+    mask = None
+    if masked:
+        mask = generator.random((T, N, spaces.num_mask_columns(action_space))) < 0.5
+        start = 0
+        for group in spaces.mask_groups(action_space):
+            mask[..., start] = True
+            start += group
+    weight = np.ones((T, N), np.float32)
+    weight[1, 1] = 0.0
+    carry = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.3, np.float32), model.initial_carry(N))
+    first = np.zeros((T, N), bool)
+    first[2, 0] = True
+    batch = Batch(
+        obs=np.float32(generator.normal(size=(T, N, 2))),
+        first=first,
+        action=None,
+        mask=mask,
+        carry=carry,
+        log_prob=np.zeros((T, N), np.float32),
+        advantage=np.float32(generator.normal(size=(T, N))),
+        value=np.zeros((T, N), np.float32),
+        returns=np.zeros((T, N), np.float32),
+        weight=weight,
+    )
+    return jax.tree.map(jnp.asarray, (model.policy, batch))
+
+
+def distribution_of(policy, batch):
+    carry = None if batch.carry is None else batch.carry[0]
+    return policy.unroll((None,), batch.obs, batch.first, batch.mask, carry)[0]
+
+
+def with_actions(policy, batch, key):
+    """The batch with actions that the policy draws, their log-probabilities, and the old distributions."""
+    old = distribution_of(policy, batch)
+    action = old.sample_from(policy.head.draw_noise(key, (T, N)))
+    return batch._replace(action=action, log_prob=old.log_prob(action), old=broadcast_rows(old, (T, N)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fisher_products_are_those_of_the_dense_hessian_of_the_mean_kl(case):
+    policy, batch = problem(case)
+    flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, policy))
+
+    @quick_jit
+    def both(flat, vector):
+        old = distribution_of(unravel(flat), batch)
+
+        def mean_kl(new):
+            return weighted_mean(old.kl(distribution_of(unravel(new), batch)), batch.weight)
+
+        product = fisher_vector_product(unravel(flat), lambda p: distribution_of(p, batch), batch.weight)
+        return jax.hessian(mean_kl)(flat) @ vector, ravel_pytree(product(unravel(vector)))[0]
+
+    vector = jnp.asarray(np.random.default_rng(1).normal(size=flat.shape), jnp.float32)
+    dense, product = both(flat, vector)
+    assert np.abs(dense).max() > 1e-3
+    np.testing.assert_allclose(product, dense, atol=2e-5 * np.abs(dense).max() + 1e-6)
+
+
+def test_conjugate_gradient_solves_the_damped_system():
+    policy, batch = problem("gaussian")
+    flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, policy))
+
+    @quick_jit
+    def solve(gradient):
+        product = fisher_vector_product(policy, lambda p: distribution_of(p, batch), batch.weight)
+
+        def damped(vector):
+            return ravel_pytree(product(unravel(vector)))[0] + 0.1 * vector
+
+        return cg(damped, gradient, tol=1e-10, maxiter=100)[0], jax.vmap(damped)(jnp.eye(len(gradient)))
+
+    gradient = jnp.asarray(np.random.default_rng(2).normal(size=flat.shape), jnp.float32)
+    solution, matrix = solve(gradient)
+    expected = np.linalg.solve(np.asarray(matrix, np.float64), np.asarray(gradient, np.float64))
+    np.testing.assert_allclose(solution, expected, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
+    assert (np.linalg.eigvalsh(matrix) > 0.09).all()
+
+
+def take_step(policy, batch, config, max_kl=0.01):
+    return trust_region_step(
+        policy,
+        lambda p: surrogate_and_kl(distribution_of(p, batch), batch),
+        fisher_vector_product(policy, lambda p: distribution_of(p, batch), batch.weight),
+        jnp.float32(max_kl),
+        config,
+    )
+
+
+@pytest.mark.parametrize("case", ["categorical", "gaussian"])
+def test_on_500_random_problems_an_accepted_step_keeps_the_bound_and_improves(case):
+    policy, batch = problem(case)
+    config = TRPO()
+
+    generator = np.random.default_rng(3)
+    # From flat policies to ones that are nearly sure of themselves.
+    scale = np.float32(np.exp(generator.uniform(-2.0, 1.5, 500)))
+    starts = jax.tree.map(
+        lambda leaf: np.float32(generator.normal(size=(500, *leaf.shape))) * scale.reshape(-1, *[1] * leaf.ndim), policy
+    )
+
+    def one(start, key):
+        action_key, advantage_key = jax.random.split(key)
+        rows = with_actions(start, batch, action_key)
+        rows = rows._replace(advantage=10.0 * jax.random.normal(advantage_key, (T, N)))
+        step = take_step(start, rows, config)
+        before, _ = surrogate_and_kl(distribution_of(start, rows), rows)
+        after, kl = surrogate_and_kl(distribution_of(step.search.point, rows), rows)
+        return step.search.accepted, step.search.tries, before, after, kl, step.search.point
+
+    *found, points = quick_jit(jax.vmap(one))(starts, jax.random.split(jax.random.key(0), 500))
+    accepted, tries, before, after, kl = map(np.asarray, found)
+    same = np.all(
+        [
+            (np.asarray(new) == old).reshape(500, -1).all(axis=1)
+            for old, new in zip(jax.tree.leaves(starts), jax.tree.leaves(points), strict=True)
+        ],
+        axis=0,
+    )
+    assert accepted.mean() > 0.9
+    assert (tries[accepted] > 1).any(), "no problem made the line search shorten a step"
+    assert (kl[accepted] <= 0.01 * (1 + 1e-4)).all()
+    assert (after[accepted] > before[accepted]).all()
+    assert same[~accepted].all()
+    assert not same[accepted].any()
+
+
+def test_a_step_that_no_length_makes_acceptable_leaves_every_bit_in_place():
+    policy, batch = problem("gaussian")
+    batch = with_actions(policy, batch, jax.random.key(0))
+
+    @quick_jit
+    def step(policy):
+        # A KL that is beyond any bound wherever the policy moves.
+        def evaluate(candidate):
+            gain, kl = surrogate_and_kl(distribution_of(candidate, batch), batch)
+            return gain, jnp.where(kl > 0, 1.0, kl)
+
+        product = fisher_vector_product(policy, lambda p: distribution_of(p, batch), batch.weight)
+        return trust_region_step(policy, evaluate, product, jnp.float32(0.01), TRPO())
+
+    taken = step(policy)
+    assert not taken.search.accepted
+    assert taken.search.tries == 10
+    assert taken.search.size == 0.0
+    assert taken.improvement == 0.0
+    for old, new in zip(jax.tree.leaves(policy), jax.tree.leaves(taken.search.point), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("advantage", [0.0, np.nan, np.inf], ids=["zero gradient", "NaN", "infinity"])
+@pytest.mark.parametrize("line_search", [True, False])
+def test_a_useless_gradient_is_a_rejected_step_and_never_nan(advantage, line_search):
+    policy, batch = problem("categorical")
+    batch = with_actions(policy, batch, jax.random.key(0))._replace(advantage=np.full((T, N), advantage, np.float32))
+    taken = quick_jit(lambda p: take_step(p, batch, TRPO(line_search=line_search)))(policy)
+    assert not taken.search.accepted
+    for old, new in zip(jax.tree.leaves(policy), jax.tree.leaves(taken.search.point), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_without_line_search_the_step_has_the_length_of_the_quadratic_model():
+    policy, batch = problem("gaussian")
+    batch = with_actions(policy, batch, jax.random.key(0))
+
+    @quick_jit
+    def step_and_its_length(policy):
+        taken = take_step(policy, batch, TRPO(line_search=False, cg_damping=0.1), 0.01)
+        step = jax.tree.map(lambda new, old: new - old, taken.search.point, policy)
+        product = fisher_vector_product(policy, lambda p: distribution_of(p, batch), batch.weight)
+        flat, curved = ravel_pytree(step)[0], ravel_pytree(product(step))[0]
+        return taken.search.accepted, 0.5 * flat @ (curved + 0.1 * flat)
+
+    accepted, length = step_and_its_length(policy)
+    assert accepted
+    # 1/2 s^T (F + 0.1 I) s = delta.
+    assert length == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_shared_trunk_is_refused():
+    with pytest.raises(ConfigError, match="shared_trunk = True: would let the value function's steps move the policy"):
+        TRPO(shared_trunk=True)
+
+
+def test_the_line_search_judges_by_all_rows_where_fisher_products_take_some():
+    config = TRPO(num_envs=2, horizon=32, hidden_sizes=(4,), minibatch_size=32, num_value_epochs=1, fisher_fraction=0.1)
+    spec = EnvSpec(OBS, Discrete(3))
+    algorithm = trpo.make(config, spec, 1000)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    generator = np.random.default_rng(0)
+    obs = np.float32(generator.normal(size=(33, 2, 2)))
+    action = np.int32(generator.integers(3, size=(32, 2)))
+    normalizers = (None,)
+    old = state.model.unroll(normalizers, obs[:-1]).distribution
+    state = state._replace(obs_stats=(None,))
+    rollout = Rollout(
+        obs=obs[:-1],
+        first=np.zeros((32, 2), bool),
+        action=action,
+        mask=None,
+        log_prob=old.log_prob(action),
+        reward=np.float32(generator.normal(size=(32, 2))),
+        terminated=np.zeros((32, 2), bool),
+        truncated=np.zeros((32, 2), bool),
+        next_obs=obs[1:],
+        carry=None,
+        valid=np.ones((32, 2), bool),
+    )
+    update = quick_jit(algorithm.update)
+    for _ in range(3):
+        _, metrics = update(state, rollout)
+        assert metrics["policy/kl"] <= 0.01 * (1 + 1e-4)
+        assert metrics["trpo/accepted"] == 1.0
+        state = state._replace(iteration=state.iteration + 1)

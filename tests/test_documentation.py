@@ -1,0 +1,26 @@
+"""The examples in the documentation run as they stand."""
+
+import re
+from pathlib import Path
+
+import inchworm as iw
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def test_a_network_of_one_s_own_takes_the_twenty_lines_that_the_documentation_shows(tmp_path, monkeypatch):
+    page = (DOCS / "algorithms" / "policies.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 20
+    train = iw.train
+
+    def train_shortly(env, **settings):
+        return train(env, total_steps=1024, evaluation_episodes=1, progress=False, out=tmp_path, **settings)
+
+    monkeypatch.setattr(iw, "train", train_shortly)
+    names: dict = {"__name__": "example"}
+    exec(compile(example, "policies.md", "exec"), names)
+    run = names["run"]
+    assert run.policy.model.policy.network.encoder.network.weight.shape == (4, 128)
+    again = iw.load(run.folder, network=names["make_network"])
+    assert again.policy.act([0.0, 0.0, 0.0, 0.0], deterministic=True) in (0, 1)
