@@ -18,6 +18,18 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
+# A program compiled without optimisation takes a fifth of the time, which no test is long enough to win back. The flags
+# are read when the backend starts; runs in processes of their own are compiled as users' are.
+FLAGS = os.environ.get("XLA_FLAGS")
+os.environ["XLA_FLAGS"] = " ".join(
+    [FLAGS or "", "--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
+)
+jax.devices()
+if FLAGS is None:
+    del os.environ["XLA_FLAGS"]
+else:
+    os.environ["XLA_FLAGS"] = FLAGS
+
 # Most of a test run is XLA compiling small programs. They are kept, by the hash of what was compiled, where this
 # machine's test processes share them and the next run finds them.
 CACHE = Path(tempfile.gettempdir()) / f"inchworm-tests-{os.getuid()}"
