@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from inchworm.models.actor_critic import Model, Unrolled
+from inchworm.models.observations import Normalizers
 from inchworm.numerics.tree import flatten_time
-from inchworm.types import Batch, PRNGKey
+from inchworm.types import Batch, PRNGKey, Rollout
 
 
 def to_rows(batch: Batch, recurrent: bool) -> Batch:
@@ -28,6 +30,11 @@ def minibatches(rows: Any, key: PRNGKey, num_minibatches: int) -> Any:
     """The rows in random order, each exactly once, cut into minibatches (num_minibatches, M, ...)."""
     order = jax.random.permutation(key, jax.tree.leaves(rows)[0].shape[0])
     return jax.tree.map(lambda leaf: leaf[order].reshape(num_minibatches, -1, *leaf.shape[1:]), rows)
+
+
+def unroll(model: Model, normalizers: Normalizers, rows: Rollout | Batch) -> Unrolled:
+    """What the model says about a rollout, or a minibatch in the layout of `from_rows`."""
+    return model.unroll(normalizers, rows.obs, rows.first, rows.mask, rows.carry)
 
 
 def _swap_time(batch: Batch) -> Batch:

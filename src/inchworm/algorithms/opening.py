@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from inchworm.algorithms.batch import unroll
 from inchworm.algorithms.settings import Now, Settings
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import Normalizers
@@ -38,7 +39,7 @@ def opening_pass(model: Model, normalizers: Normalizers, rollout: Rollout, confi
     `policy/log_ratio_at_start` is the largest |log pi(a|s) - stored log-prob| over the valid rows: the ratio that
     equation (6) divides by must be 1 before the first step. `policy/log_ratio_tolerance` is what rounding allows.
     """
-    old, value, carries = model.unroll(normalizers, rollout.obs, rollout.first, rollout.mask, rollout.carry)
+    old, value, carries = unroll(model, normalizers, rollout)
     advantage, returns = advantages_and_returns(model, normalizers, rollout, value, carries, config, now)
     weight = rollout.valid.astype(jnp.float32)
     drift = jnp.where(rollout.valid, old.log_prob(rollout.action) - rollout.log_prob, 0.0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from inchworm.algorithms.settings import Now
 from inchworm.errors import ConfigError
 from inchworm.models.actor_critic import Model
 
@@ -45,6 +46,23 @@ def descend(
         return jax.tree.map(lambda p, d: p - learning_rate * d, model, step)
     rates = jax.tree.map(lambda label: value_learning_rate if label == "value" else learning_rate, _labels(model))
     return jax.tree.map(lambda p, d, rate: p - rate * d, model, step, rates)
+
+
+def check_two_optimizers(shared_trunk: bool, value_learning_rate: Any) -> None:
+    """Raises `ConfigError` if a shared trunk would be moved by two optimisers."""
+    if shared_trunk and value_learning_rate is not None:
+        raise ConfigError(
+            "value_learning_rate",
+            str(value_learning_rate),
+            "asks for two optimisers, and both would move the shared trunk",
+            "Leave it out, or set shared_trunk to False.",
+        )
+
+
+def with_adapted_rates(now: Now, adaptive: dict[str, Any]) -> Now:
+    """The scalars with their learning rates times the factor that `adapted_learning_rate` moves, if it does."""
+    scale = adaptive.get("learning_rate_scale", 1.0)
+    return now | {name: now[name] * scale for name in ("learning_rate", "value_learning_rate") if name in now}
 
 
 def adapted_learning_rate(

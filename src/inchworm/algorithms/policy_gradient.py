@@ -8,8 +8,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from inchworm.algorithms.batch import unroll
 from inchworm.algorithms.opening import Opening, opening_pass
-from inchworm.algorithms.optimizer import adapted_learning_rate, descend, make_direction
+from inchworm.algorithms.optimizer import (
+    adapted_learning_rate,
+    check_two_optimizers,
+    descend,
+    make_direction,
+    with_adapted_rates,
+)
 from inchworm.algorithms.settings import Now, Settings, check_scalars
 from inchworm.algorithms.state import Algorithm, TrainState, initial_state
 from inchworm.checks import check_flag, check_number
@@ -89,13 +96,7 @@ class PolicyGradient(Settings):
                     )
             if cast(Schedule, self.gamma).start != cast(Schedule, self.gamma).end:
                 raise ConfigError("gamma", str(self.gamma), "must be constant without a baseline", "Give one number.")
-        if self.shared_trunk and self.value_learning_rate is not None:
-            raise ConfigError(
-                "value_learning_rate",
-                str(self.value_learning_rate),
-                "asks for two optimisers, and both would move the shared trunk",
-                "Leave it out, or set shared_trunk to False.",
-            )
+        check_two_optimizers(self.shared_trunk, self.value_learning_rate)
 
     @property
     def tail_gamma(self) -> float | None:
@@ -154,13 +155,12 @@ def make(
 
     def update(state: TrainState, rollout: Rollout) -> tuple[TrainState, Metrics]:
         now = config.at(state.iteration * float(config.steps_per_iteration), total_steps)
-        scale = state.adaptive.get("learning_rate_scale", 1.0)
-        now |= {name: now[name] * scale for name in ("learning_rate", "value_learning_rate") if name in now}
+        now = with_adapted_rates(now, state.adaptive)
         normalizers = observations.freeze(state.obs_stats)
         opening = opening_pass(state.model, normalizers, rollout, config, now)
         average = None
         if config.trust_region is not None:
-            average = _distribution(state.adaptive["average"], normalizers, rollout)
+            average = unroll(state.adaptive["average"], normalizers, rollout).distribution
 
         gradient, metrics = jax.grad(_loss, has_aux=True)(
             state.model, normalizers, rollout, opening, average, config, now
@@ -168,10 +168,11 @@ def make(
         step, opt_state = direction.update(gradient, state.opt_state, state.model)  # type: ignore[arg-type]
         model = descend(state.model, step, now["learning_rate"], now.get("value_learning_rate"))
 
-        new = _distribution(model, normalizers, rollout)
+        new = unroll(model, normalizers, rollout).distribution
         kl = weighted_mean(opening.old.kl(new), opening.batch.weight)
         adaptive = dict(state.adaptive)
         if config.target_kl is not None:
+            scale = adaptive["learning_rate_scale"]
             adaptive["learning_rate_scale"] = adapted_learning_rate(scale, kl, now["target_kl"])
         if config.trust_region is not None:
             adaptive["average"] = jax.tree.map(
@@ -188,10 +189,6 @@ def make(
     return Algorithm(init, update)
 
 
-def _distribution(model: Model, normalizers: Normalizers, rollout: Rollout) -> Distribution:
-    return model.unroll(normalizers, rollout.obs, rollout.first, rollout.mask, rollout.carry).distribution
-
-
 def _loss(
     model: Model,
     normalizers: Normalizers,
@@ -203,7 +200,7 @@ def _loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Equation (2) with its sign turned, the value function's error and the entropy: -(L^PG - c1 L^VF + c2 S)."""
     batch = opening.batch
-    new, value, _ = model.unroll(normalizers, rollout.obs, rollout.first, rollout.mask, rollout.carry)
+    new, value, _ = unroll(model, normalizers, rollout)
 
     if average is None:
         gain = new.log_prob(batch.action) * batch.advantage

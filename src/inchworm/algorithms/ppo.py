@@ -9,15 +9,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from inchworm.algorithms.batch import from_rows, minibatches, to_rows
+from inchworm.algorithms.batch import from_rows, minibatches, to_rows, unroll
 from inchworm.algorithms.opening import advantages_and_returns, opening_pass
-from inchworm.algorithms.optimizer import adapted_learning_rate, descend, make_direction
+from inchworm.algorithms.optimizer import (
+    adapted_learning_rate,
+    check_two_optimizers,
+    descend,
+    make_direction,
+    with_adapted_rates,
+)
 from inchworm.algorithms.settings import Now, Settings, check_minibatch_size, check_scalars
 from inchworm.algorithms.state import Algorithm, TrainState, initial_state, update_key
 from inchworm.checks import check_choice, check_flag, check_integer, check_number
 from inchworm.errors import ConfigError
 from inchworm.models import observations
-from inchworm.models.actor_critic import Model, Unrolled, make_model
+from inchworm.models.actor_critic import Model, make_model
 from inchworm.models.network import CustomNetwork
 from inchworm.models.observations import Normalizers
 from inchworm.numerics.tree import select
@@ -103,13 +109,7 @@ class PPO(Settings):
         for name in ("max_grad_norm", "clip_range_value"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0.0)
-        if self.shared_trunk and self.value_learning_rate is not None:
-            raise ConfigError(
-                "value_learning_rate",
-                str(self.value_learning_rate),
-                "asks for two optimisers, and both would move the shared trunk",
-                "Leave it out, or set shared_trunk to False.",
-            )
+        check_two_optimizers(self.shared_trunk, self.value_learning_rate)
         if self.target_kl is None and self.kl_control != "auto":
             raise ConfigError("kl_control", self.kl_control, "has nothing to aim for", "Set target_kl too, e.g. 0.01.")
         if self.kl_control == "penalty" and self.surrogate != "kl":
@@ -165,11 +165,8 @@ def make(
         opening = opening_pass(state.model, normalizers, rollout, config, now)
         batch = opening.batch._replace(old=opening.old if config.surrogate == "kl" else None)
 
-        def unroll(model: Model) -> Unrolled:
-            return model.unroll(normalizers, rollout.obs, rollout.first, rollout.mask, rollout.carry)
-
         def kl_of(model: Model) -> Float[Array, ""]:
-            return weighted_mean(opening.old.kl(unroll(model).distribution), batch.weight)
+            return weighted_mean(opening.old.kl(unroll(model, normalizers, rollout).distribution), batch.weight)
 
         def minibatch_step(carry: Any, rows: Batch) -> Any:
             model, opt_state = carry
@@ -182,7 +179,7 @@ def make(
         def epoch(carry: Any, key: PRNGKey) -> Any:
             current = batch
             if config.recompute_advantages:
-                _, value, carries = unroll(carry[0])
+                _, value, carries = unroll(carry[0], normalizers, rollout)
                 advantage, returns = advantages_and_returns(carry[0], normalizers, rollout, value, carries, config, now)
                 current = batch._replace(advantage=advantage, returns=returns)
             rows = minibatches(to_rows(current, recurrent), key, config.minibatches_per_epoch)
@@ -198,7 +195,7 @@ def make(
             (model, opt_state), steps = jax.lax.scan(epoch, start, keys)
             metrics = jax.tree.map(jnp.mean, steps)
 
-        new = unroll(model).distribution
+        new = unroll(model, normalizers, rollout).distribution
         kl = weighted_mean(opening.old.kl(new), batch.weight)
         metrics |= opening.metrics | {
             "policy/kl": kl,
@@ -219,8 +216,7 @@ def _now(config: PPO, state: TrainState, total_steps: int) -> Now:
     """Every scalar at this point of the run, those that adapt included."""
     now = config.at(state.iteration * float(config.steps_per_iteration), total_steps)
     now["kl_coef"] = state.adaptive.get("kl_coef", jnp.float32(config.kl_coef))
-    scale = state.adaptive.get("learning_rate_scale", 1.0)
-    return now | {name: now[name] * scale for name in ("learning_rate", "value_learning_rate") if name in now}
+    return with_adapted_rates(now, state.adaptive)
 
 
 def _adapt(state: TrainState, config: PPO, now: Now, kl: Float[Array, ""]) -> dict[str, Any]:
@@ -273,7 +269,7 @@ def _loss(
     weight, advantage = minibatch.weight, minibatch.advantage
     if config.normalize_advantage == "minibatch":
         advantage = standardize(advantage, weight)
-    new, value, _ = model.unroll(normalizers, minibatch.obs, minibatch.first, minibatch.mask, minibatch.carry)
+    new, value, _ = unroll(model, normalizers, minibatch)
     log_ratio = new.log_prob(minibatch.action) - minibatch.log_prob
 
     low, high = now["clip_range"], now.get("clip_range_high", now["clip_range"])
