@@ -38,7 +38,7 @@ bench: $(READY)  ## training speed beside other libraries, and start-up time, in
 	$(RUN)/python benchmarks/compare.py --work all
 	$(RUN)/python benchmarks/startup.py
 
-learning: $(READY)  ## the learning runs of experiments/learning, about an hour on two cores
+learning: $(READY)  ## the learning runs of experiments/learning, about two hours on two cores
 	$(RUN)/python experiments/learning/run.py
 
 clean:           ## remove what was built, not what was trained

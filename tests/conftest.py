@@ -22,7 +22,12 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 # are read when the backend starts; runs in processes of their own are compiled as users' are.
 FLAGS = os.environ.get("XLA_FLAGS")
 os.environ["XLA_FLAGS"] = " ".join(
-    [FLAGS or "", "--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
+    [
+        FLAGS or "",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
+    ]
 )
 jax.devices()
 if FLAGS is None:
@@ -137,12 +142,11 @@ def recording():
     from unittest import mock
 
     from inchworm.algorithms import ppo
-    from quick import quick_jit
 
     loss = ppo._loss
 
     def recording(algorithm):
-        update, seen = quick_jit(algorithm.update), []
+        update, seen = jax.jit(algorithm.update), []
 
         def recording_loss(model, normalizers, minibatch, config, now):
             jax.debug.callback(lambda batch: seen.append(jax.tree.map(np.array, batch)), minibatch, ordered=True)

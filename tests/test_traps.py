@@ -25,7 +25,6 @@ from inchworm.models.actor_critic import ActorCritic, make_model
 from inchworm.rl import diagnostics, surrogates
 from inchworm.rl.distributions import Categorical, DiagonalGaussian
 from inchworm.rl.returns import generalized_advantage, lambda_return
-from quick import quick_jit
 
 CHOICE = spaces.EnvSpec(spaces.Box((3,), "float32", -1.0, 1.0), spaces.Discrete(4))
 SHAPE = (8, 3)
@@ -46,7 +45,7 @@ CONFIG = PPO(
     normalize_advantage="none",
 )
 NOW = CONFIG.at(0.0, 1000)
-opened = quick_jit(opening_pass, static_argnums=3)
+opened = jax.jit(opening_pass, static_argnums=3)
 
 
 def apart(wrong, right) -> bool:
@@ -348,7 +347,7 @@ def test_trap_26_statistics_are_frozen_between_acting_and_updating(recorded_upda
 
     space = CHOICE.observation_space
     state = recorded_updates[-1].after._replace(obs_stats=observations.empty_stats(space, True))
-    iterate = quick_jit(make_iteration(Algorithm(lambda key: state, only_open), CHOICE, CONFIG, 1000))
+    iterate = jax.jit(make_iteration(Algorithm(lambda key: state, only_open), CHOICE, CONFIG, 1000))
     for seed in range(2):
         rollout = act_out(state, SHAPE, seed)
         after, metrics = iterate(state, rollout)

@@ -16,7 +16,6 @@ from inchworm.models import observations
 from inchworm.numerics import running_stats
 from inchworm.numerics.tree import fingerprint
 from inchworm.spaces import Box, EnvSpec
-from quick import quick_jit
 
 SHAPE = (8, 4)
 TOTAL_STEPS = 1000
@@ -65,7 +64,7 @@ def witness_state(add: tuple[float, float] = (0.0, 0.0)) -> TrainState:
 
 
 def iterating(config: PPO):
-    return quick_jit(make_iteration(Algorithm(witness_state, witness), SPEC, config, TOTAL_STEPS))
+    return jax.jit(make_iteration(Algorithm(witness_state, witness), SPEC, config, TOTAL_STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +79,7 @@ def ppo_state(made_up):
 
 @pytest.fixture(scope="module")
 def iterate():
-    return quick_jit(make_iteration(ppo.make(CONFIG, SPEC, TOTAL_STEPS), SPEC, CONFIG, TOTAL_STEPS))
+    return jax.jit(make_iteration(ppo.make(CONFIG, SPEC, TOTAL_STEPS), SPEC, CONFIG, TOTAL_STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +244,7 @@ def test_the_maximum_entropy_objective_takes_alpha_log_probs_from_the_rewards(ro
 def test_a_scheduled_log_std_moves_after_the_update_and_the_update_still_finds_ratio_one(made_up, act_out):
     config = dataclasses.replace(CONFIG, log_std="linear:0:-1")
     algorithm = ppo.make(config, SPEC, TOTAL_STEPS)
-    iterate = quick_jit(make_iteration(algorithm, SPEC, config, TOTAL_STEPS))
+    iterate = jax.jit(make_iteration(algorithm, SPEC, config, TOTAL_STEPS))
     state = made_up(algorithm.init)
     state = state._replace(model=state.model.with_log_std(jnp.float32(0)))
     for iteration in range(1, 3):

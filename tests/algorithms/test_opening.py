@@ -14,7 +14,6 @@ from inchworm.algorithms.ppo import PPO
 from inchworm.models import observations
 from inchworm.models.observations import Normalizer
 from inchworm.spaces import Box, Discrete, EnvSpec
-from quick import quick_jit
 
 SPEC = EnvSpec(Box((3,), "float32", -1.0, 1.0), Discrete(4))
 SHAPE = (8, 3)
@@ -32,7 +31,7 @@ CONFIG = PPO(
     normalize_observation=False,
 )
 
-compiled = quick_jit(opening_pass, static_argnums=3)
+compiled = jax.jit(opening_pass, static_argnums=3)
 
 
 def opened(model, normalizers, rollout, config=CONFIG):
@@ -163,7 +162,7 @@ def test_nothing_of_the_opening_carries_a_gradient(state, rollout):
         return batch.advantage.sum() + batch.returns.sum() + batch.value.sum() + old.logits.sum()
 
     rollout = jax.tree.map(jax.numpy.asarray, rollout)
-    gradient = quick_jit(jax.grad(total))(state.model)
+    gradient = jax.jit(jax.grad(total))(state.model)
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
 
 

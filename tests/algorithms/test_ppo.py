@@ -23,14 +23,13 @@ from inchworm.rl.distributions import Categorical, DiagonalGaussian
 from inchworm.rl.schedules import Schedule
 from inchworm.spaces import EnvSpec
 from inchworm.types import Batch
-from quick import quick_jit
 
 OBSERVATION = spaces.Box((3,), "float32", -1.0, 1.0)
 CHOICE = EnvSpec(OBSERVATION, spaces.Discrete(4))
 VECTOR = EnvSpec(OBSERVATION, spaces.Box((2,), "float32", -1.0, 1.0))
 NORMALIZERS = (Normalizer(np.float32([0.3, -0.1, 0.5]), np.float32([0.5, 2.0, 0.6])),)
 
-loss_and_gradient = quick_jit(jax.value_and_grad(ppo._loss, has_aux=True), static_argnums=3)
+loss_and_gradient = jax.jit(jax.value_and_grad(ppo._loss, has_aux=True), static_argnums=3)
 
 
 def doubles(tree: Any) -> Any:
@@ -204,7 +203,7 @@ def one_step(act_out, made_up):
     algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
     state = made_up(algorithm.init, seed=1)
     rollout = act_out(state, (8, 3), seed=2, invalid=0.2)
-    return config, quick_jit(algorithm.update), state, rollout
+    return config, jax.jit(algorithm.update), state, rollout
 
 
 TOTAL_STEPS = 240
@@ -369,7 +368,7 @@ def test_with_two_learning_rates_policy_and_value_function_step_by_optimisers_of
     algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0)).opt_state
     opt_state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    after, _ = quick_jit(algorithm.update)(state._replace(opt_state=opt_state), rollout)
+    after, _ = jax.jit(algorithm.update)(state._replace(opt_state=opt_state), rollout)
     batch = oracle_batch_of(config, state, rollout)
     gradient = oracle_gradient(state.model, batch, clip_range=0.2, vf_coef=0.5, ent_coef=0.0)
     for name, rate in (("policy", 0.05), ("value", 0.02)):
@@ -394,7 +393,7 @@ def test_what_moves_with_the_kl_moves_for_the_next_update(one_step, made_up, set
     # The KL of an update is far above the target at first, and far below at the end.
     config = dataclasses.replace(config, target_kl=f"linear:1e-6:10:{TOTAL_STEPS}", **settings)
     algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
-    update, state = quick_jit(algorithm.update), made_up(algorithm.init, seed=1)
+    update, state = jax.jit(algorithm.update), made_up(algorithm.init, seed=1)
     assert set(state.adaptive) == {name}
     for iteration, factors in (
         (0, {"kl_coef": 2.0, "learning_rate_scale": 1 / 1.5}),

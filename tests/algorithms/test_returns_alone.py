@@ -19,7 +19,6 @@ from inchworm.models.actor_critic import make_model
 from inchworm.spaces import Box, Discrete, EnvSpec
 from inchworm.types import Episodes, Rollout
 from jax_probes import Cue
-from quick import quick_jit
 
 
 def rollout(reward, done):
@@ -66,13 +65,13 @@ def test_compiled_and_host_loops_continue_episodes_alike():
     env = Cue("discrete", length=7)
     config = REINFORCE(num_envs=3, horizon=5, hidden_sizes=(4,), baseline=False, normalize_return=True)
     learner = api._make_algorithm(config, env.spec, 1000, api._OwnParts())
-    iterate = quick_jit(make_iteration(learner, env.spec, config, 1000))
+    iterate = jax.jit(make_iteration(learner, env.spec, config, 1000))
     collect = make_rollout(env, (config.horizon, config.num_envs), config.squash)
-    advance = quick_jit(make_advance(collect, make_iteration(learner, env.spec, config, 1000), config.tail_gamma))
-    graph = GraphCollector(quick_jit(make_start(env)), advance, config.num_envs, 5)
+    advance = jax.jit(make_advance(collect, make_iteration(learner, env.spec, config, 1000), config.tail_gamma))
+    graph = GraphCollector(jax.jit(make_start(env)), advance, config.num_envs, 5)
     pool = GymnasiumPool(lambda: GymnasiumView(env), config.num_envs, 5)
     host = HostCollector(pool, config.horizon, config.squash, iterate, config.tail_gamma)
-    by_graph = by_host = quick_jit(learner.init)(jax.random.key(0))
+    by_graph = by_host = jax.jit(learner.init)(jax.random.key(0))
     # Five steps of seven, the rest in the five steps after the horizon, which end three steps into the next episode;
     # then one step into the one after, whose other six take twice the horizon.
     for tail_steps in (15.0, 30.0):

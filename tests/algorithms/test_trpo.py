@@ -17,7 +17,6 @@ from inchworm.numerics.tree import broadcast_rows
 from inchworm.rl.diagnostics import weighted_mean
 from inchworm.spaces import Box, Dict, Discrete, EnvSpec, MultiBinary, MultiDiscrete
 from inchworm.types import Batch, Rollout
-from quick import quick_jit
 
 T, N = 4, 3
 OBS = Box((2,), "float32", -1.0, 1.0)
@@ -93,7 +92,7 @@ def test_fisher_products_are_those_of_the_dense_hessian_of_the_mean_kl(case):
     policy, batch = problem(case)
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, policy))
 
-    @quick_jit
+    @jax.jit
     def both(flat, vector):
         old = distribution_of(unravel(flat), batch)
 
@@ -113,7 +112,7 @@ def test_conjugate_gradient_solves_the_damped_system():
     policy, batch = problem("gaussian")
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, policy))
 
-    @quick_jit
+    @jax.jit
     def solve(gradient):
         product = fisher_vector_product(policy, lambda p: distribution_of(p, batch), batch.weight)
 
@@ -161,7 +160,7 @@ def test_on_500_random_problems_an_accepted_step_keeps_the_bound_and_improves(ca
         after, kl = surrogate_and_kl(distribution_of(step.search.point, rows), rows)
         return step.search.accepted, step.search.tries, before, after, kl, step.search.point
 
-    *found, points = quick_jit(jax.vmap(one))(starts, jax.random.split(jax.random.key(0), 500))
+    *found, points = jax.jit(jax.vmap(one))(starts, jax.random.split(jax.random.key(0), 500))
     accepted, tries, before, after, kl = map(np.asarray, found)
     same = np.all(
         [
@@ -182,7 +181,7 @@ def test_a_step_that_no_length_makes_acceptable_leaves_every_bit_in_place():
     policy, batch = problem("gaussian")
     batch = with_actions(policy, batch, jax.random.key(0))
 
-    @quick_jit
+    @jax.jit
     def step(policy):
         # A KL that is beyond any bound wherever the policy moves.
         def evaluate(candidate):
@@ -206,7 +205,7 @@ def test_a_step_that_no_length_makes_acceptable_leaves_every_bit_in_place():
 def test_a_useless_gradient_is_a_rejected_step_and_never_nan(advantage, line_search):
     policy, batch = problem("categorical")
     batch = with_actions(policy, batch, jax.random.key(0))._replace(advantage=np.full((T, N), advantage, np.float32))
-    taken = quick_jit(lambda p: take_step(p, batch, TRPO(line_search=line_search)))(policy)
+    taken = jax.jit(lambda p: take_step(p, batch, TRPO(line_search=line_search)))(policy)
     assert not taken.search.accepted
     for old, new in zip(jax.tree.leaves(policy), jax.tree.leaves(taken.search.point), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -216,7 +215,7 @@ def test_without_line_search_the_step_has_the_length_of_the_quadratic_model():
     policy, batch = problem("gaussian")
     batch = with_actions(policy, batch, jax.random.key(0))
 
-    @quick_jit
+    @jax.jit
     def step_and_its_length(policy):
         taken = take_step(policy, batch, TRPO(line_search=False, cg_damping=0.1), 0.01)
         step = jax.tree.map(lambda new, old: new - old, taken.search.point, policy)
@@ -259,7 +258,7 @@ def test_the_line_search_judges_by_all_rows_where_fisher_products_take_some():
         carry=None,
         valid=np.ones((32, 2), bool),
     )
-    update = quick_jit(algorithm.update)
+    update = jax.jit(algorithm.update)
     for _ in range(3):
         _, metrics = update(state, rollout)
         assert metrics["policy/kl"] <= 0.01 * (1 + 1e-4)

@@ -14,7 +14,6 @@ from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.jax_env import GymnasiumView
 from inchworm.numerics.tree import to_arrays
 from jax_probes import Cue, Recall
-from quick import quick_jit
 
 CONFIG = {"num_envs": 3, "horizon": 11, "hidden_sizes": (8,), "recurrent_size": 8, "minibatch_size": 11}
 CASES = {
@@ -41,17 +40,17 @@ def test_compiled_and_host_rollouts_and_updates_are_the_same(case):
 
         return record
 
-    compiled, collect = quick_jit(iterate), quick_jit(rollout)
+    compiled, collect = jax.jit(iterate), jax.jit(rollout)
 
     def collect_and_record(*args):
         collected, *rest = collect(*args)
         seen["graph"].append(jax.device_get(collected))
         return collected, *rest
 
-    graph = GraphCollector(quick_jit(make_start(env)), make_advance(collect_and_record, compiled), config.num_envs, 5)
+    graph = GraphCollector(jax.jit(make_start(env)), make_advance(collect_and_record, compiled), config.num_envs, 5)
     pool = GymnasiumPool(lambda: GymnasiumView(env), config.num_envs, 5)
     host = HostCollector(pool, config.horizon, config.squash, recording("host"))
-    by_graph = by_host = quick_jit(learner.init)(jax.random.key(0))
+    by_graph = by_host = jax.jit(learner.init)(jax.random.key(0))
     for _ in range(2):
         by_graph, _, graph_episodes = graph.advance(by_graph)
         by_host, _, host_episodes = host.advance(by_host)

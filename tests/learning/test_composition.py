@@ -21,7 +21,6 @@ from inchworm.algorithms.trpo import NPG, TRPO
 from inchworm.collect.graph import make_rollout, make_start
 from inchworm.models import observations
 from jax_probes import Cue
-from quick import quick_jit
 
 NUM_ENVS, HORIZON = 32, 8
 ITERATIONS = {"a2c": 600, "reinforce": 600}
@@ -127,7 +126,7 @@ def train_both_ways(algorithm, memory, action, masked, dict_obs):
         (state, _), (skipped, drift, worst) = jax.lax.scan(iteration, (state, now), length=iterations)
         return modes_reward(state, jax.random.key(2)), skipped.sum(), drift.max(), worst.min()
 
-    compiled = quick_jit(train)
+    compiled = jax.jit(train)
     return map(np.asarray, zip(compiled(jnp.float32(1.0)), compiled(jnp.float32(-1.0)), strict=True))
 
 

@@ -20,7 +20,6 @@ from inchworm.models import observations
 from inchworm.rl.distributions import Categorical
 from inchworm.spaces import Box, Discrete, EnvSpec
 from jax_probes import Recall
-from quick import quick_jit
 
 
 def train(env, config, iterations, seed=0):
@@ -46,7 +45,7 @@ def train(env, config, iterations, seed=0):
         (state, _), seen = jax.lax.scan(iteration, (state, now), length=iterations)
         return state, seen
 
-    return quick_jit(run)(jax.random.key(seed))
+    return jax.jit(run)(jax.random.key(seed))
 
 
 def last_returns(episodes, iterations):
