@@ -64,7 +64,7 @@ TASKS = {
         True,
         "solved at 475 (Gymnasium)",
         "CartPole-v1",
-        ("--surrogate", "kl", "--target-kl", "0.01"),
+        ("--surrogate", "kl", "--target-kl", "0.01", "--learning-rate", "linear:3e-4:0"),
     ),
     "CartPole-v1-trpo": Task(200_000, 5, 475.0, True, "solved at 475", "CartPole-v1", ("--algorithm", "trpo")),
     "CartPole-v1-a2c": Task(500_000, 5, 475.0, True, "solved at 475", "CartPole-v1", ("--algorithm", "a2c")),

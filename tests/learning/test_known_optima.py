@@ -54,11 +54,10 @@ def last_returns(episodes, iterations):
 
 
 SMALL = {"num_envs": 32, "horizon": 18, "hidden_sizes": (16,), "recurrent_size": 16, "normalize_observation": False}
+EPOCHS = {"num_epochs": 4, "minibatch_size": 144, "learning_rate": "linear:1e-2:0", "max_grad_norm": 0.5}
 MEMORY_CASES = {
-    "PPO with GRU": PPO(**SMALL, recurrent="gru", num_epochs=4, minibatch_size=144, learning_rate=1e-2, ent_coef=0.01),
-    "PPO with LSTM": PPO(
-        **SMALL, recurrent="lstm", num_epochs=4, minibatch_size=144, learning_rate=1e-2, ent_coef=0.01
-    ),
+    "PPO with GRU": PPO(**SMALL, **EPOCHS, recurrent="gru", ent_coef=0.01),
+    "PPO with LSTM": PPO(**SMALL, **EPOCHS, recurrent="lstm", ent_coef=0.01),
     "TRPO with GRU": TRPO(**SMALL, recurrent="gru", num_value_epochs=4, minibatch_size=144, max_kl=0.05),
 }
 
@@ -70,7 +69,7 @@ def test_a_cue_is_remembered_for_eight_steps(case):
 
 
 def test_without_memory_the_cue_is_guessed():
-    config = PPO(**SMALL, num_epochs=4, minibatch_size=144, learning_rate=1e-2, ent_coef=0.01)
+    config = PPO(**SMALL, **EPOCHS, ent_coef=0.01)
     _, (_, episodes) = train(Recall(), config, 150)
     assert 0.4 < last_returns(episodes, 10).mean() < 0.6
 

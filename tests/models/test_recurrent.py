@@ -125,8 +125,8 @@ def derivatives(core, carry):
 
     @jax.jit
     def both(*inputs):
-        _, forward = jax.linearize(lambda core, carry, x: core.unroll(carry, x, FIRST)[0], *inputs)
-        return forward(*v), jax.linear_transpose(forward, *inputs)(U)
+        _, backward = jax.vjp(lambda core, carry, x: core.unroll(carry, x, FIRST)[0], *inputs)
+        return jax.linear_transpose(backward, U)(v)[0], backward(U)
 
     return *both(*inputs), v
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from inchworm.models.actor_critic import Model, Unrolled
 from inchworm.models.observations import Normalizers
+from inchworm.numerics.shuffle import random_order
 from inchworm.numerics.tree import flatten_time
 from inchworm.types import Batch, PRNGKey, Rollout
 
@@ -28,7 +29,7 @@ def from_rows(rows: Batch, recurrent: bool) -> Batch:
 
 def minibatches(rows: Any, key: PRNGKey, num_minibatches: int) -> Any:
     """The rows in random order, each exactly once, cut into minibatches (num_minibatches, M, ...)."""
-    order = jax.random.permutation(key, jax.tree.leaves(rows)[0].shape[0])
+    order = random_order(key, jax.tree.leaves(rows)[0].shape[0])
     return jax.tree.map(lambda leaf: leaf[order].reshape(num_minibatches, -1, *leaf.shape[1:]), rows)
 
 

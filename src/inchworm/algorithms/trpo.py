@@ -25,6 +25,7 @@ from inchworm.models import observations
 from inchworm.models.actor_critic import ActorCritic, Policy, make_model
 from inchworm.models.network import CustomNetwork
 from inchworm.numerics.line_search import LineSearch, backtrack, inner
+from inchworm.numerics.shuffle import random_order
 from inchworm.numerics.tree import all_finite, select
 from inchworm.rl.diagnostics import weighted_mean
 from inchworm.rl.distributions import Distribution
@@ -205,14 +206,14 @@ def fisher_vector_product(
     H the KL's Hessian in the statistics, F = J^T H J exactly, because the KL's gradient in the statistics is zero where
     new = old (arXiv:1502.05477, appendix C).
     """
-    old, jacobian_product = jax.linearize(distribution_of, policy)
-    transposed = jax.linear_transpose(jacobian_product, policy)
+    old, transposed = jax.vjp(distribution_of, policy)
+    jacobian_product = jax.linear_transpose(transposed, old)  # memory cores know reverse mode only
 
     def mean_kl(new: Distribution) -> Float[Array, ""]:
         return weighted_mean(old.kl(new), weight)
 
     def product(vector: Policy) -> Policy:
-        tangent = jacobian_product(vector)
+        (tangent,) = jacobian_product((vector,))
         _, curved = jax.jvp(jax.grad(mean_kl), (old,), (tangent,))
         return transposed(curved)[0]
 
@@ -282,5 +283,5 @@ def _subsample(rows: Batch, key: PRNGKey, fraction: float) -> Batch:
     if fraction == 1.0:
         return rows
     total = rows.weight.shape[0]
-    chosen = jax.random.permutation(key, total)[: max(1, round(fraction * total))]
+    chosen = random_order(key, total)[: max(1, round(fraction * total))]
     return jax.tree.map(lambda leaf: leaf[chosen], rows)
