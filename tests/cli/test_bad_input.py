@@ -267,5 +267,7 @@ def test_without_options_an_algorithm_gets_the_settings_of_the_environment_s_pre
     options = train._parse(["--algorithm", name, "--no-video", "--seed", "-3", "CartPole-v1"])
     assert (options.env, options.seed, options.algorithm) == ("CartPole-v1", -3, name)
     assert options.settings == iw.PRESETS["classic"].settings(name)
+    after_a_list = train._parse(["--algorithm", name, "--hidden-sizes", "8", "8", "--seed", "1", "CartPole-v1"])
+    assert (after_a_list.env, after_a_list.total_steps) == ("CartPole-v1", iw.PRESETS["classic"].total_steps)
     given = train._parse(["CartPole-v1", "--algorithm", name, "--normalize-advantage", "batch", "--log-std", "-0.5"])
     assert (given.settings.normalize_advantage, str(given.settings.log_std)) == ("batch", "-0.5")

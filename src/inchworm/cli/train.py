@@ -153,11 +153,13 @@ def _parse(arguments: list[str]) -> Options:
 
 
 def _environment_of(arguments: list[str], settings: type) -> str | None:
-    """The word that names the environment: the first that is neither an option nor the value of one."""
+    """The word that names the environment: the first that is neither an option, nor the value of one, nor a number."""
     flags = {field.name for kind in (Options, settings) for field in dataclasses.fields(kind) if field.type is bool}
     without_value = {"h", "help", *flags, *(f"no_{flag}" for flag in flags)}
     words = iter(arguments)
     for word in words:
+        if word.isdigit():  # a further value of a list
+            continue
         if not word.startswith("-"):
             return word
         if "=" not in word and word.lstrip("-").replace("-", "_") not in without_value:

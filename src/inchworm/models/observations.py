@@ -93,8 +93,8 @@ def normalize(space: spaces.Space, normalizers: Normalizers, obs: ArrayTree) -> 
 def encode(space: spaces.Space, normalizers: Normalizers, obs: ArrayTree) -> Float[AnyArray, "*batch F"]:
     """The features of a batch of raw observations.
 
-    Box leaves are normalised if they have statistics, and flattened; choices become one-hot vectors, bits numbers;
-    all are laid side by side.
+    Box leaves are normalised if they have statistics, bytes divided by their upper bound, and all flattened; choices
+    become one-hot vectors, bits numbers; everything is laid side by side.
     """
     if not isinstance(space, spaces.Dict | spaces.Tuple):  # the common case, run between environment steps
         return encode_leaf(space, normalizers[0], obs)
@@ -117,6 +117,8 @@ def encode_leaf(leaf: spaces.Leaf, normalizer: Normalizer | None, value: AnyArra
         case _:
             if normalizer is not None:
                 value = normalizer(value)
+            elif isinstance(leaf, spaces.Box) and leaf.dtype == "uint8":
+                value = value.astype("float32") / np.float32(max(1.0, np.max(leaf.high)))
             if len(leaf.shape) != 1:
                 value = value.reshape((*value.shape[: value.ndim - len(leaf.shape)], leaf.size))
             return value if value.dtype == jnp.float32 else value.astype("float32")
