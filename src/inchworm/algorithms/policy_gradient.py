@@ -125,7 +125,7 @@ class REINFORCE(PolicyGradient):
     num_envs: int = 8
     horizon: int = 256
     gae_lambda: Scalar = 1.0
-    learning_rate: Scalar = 1e-2
+    learning_rate: Scalar = "linear:3e-3:0"
 
 
 def make(
