@@ -221,8 +221,8 @@ def _unroll(
     """The carries after each step.
 
     The derivative that JAX finds adds h_t^T dz_t to the weight's gradient at every step, a pass over the whole weight
-    for one row of it. This one keeps dz_t, and takes the gradient as one product over all steps: twice as
-    fast with 256 units. It is for reverse mode only; `jax.linear_transpose` of it is forward mode.
+    for one row of it. This one keeps dz_t, and takes the gradient as one product over all steps: twice as fast with 256
+    units. It is for reverse mode only; `jax.linear_transpose` of it is forward mode.
     """
 
     def step(carry: Any, row: tuple[AnyArray, AnyArray]) -> tuple[Any, Any]:
