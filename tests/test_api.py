@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import inchworm as iw
 from inchworm import api
 from inchworm.collect.host import HostCollector
-from inchworm.errors import InvariantError, RunFolderError
+from inchworm.errors import ConfigError, InvariantError, RunFolderError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.run_folder import RunFolder, read_json
 
@@ -31,6 +31,16 @@ def train(out, env="CartPole-v1", **options):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return train(tmp_path_factory.mktemp("run"), evaluation_episodes=2)
+
+
+def test_a_run_evaluates_in_the_environment_it_was_trained_in_and_a_loaded_one_asks_for_it(tmp_path):
+    own = train(tmp_path, lambda: gymnasium.make("CartPole-v1"))
+    assert len(own.evaluate(episodes=2).returns) == 2
+    with pytest.raises(ConfigError, match="env=") as error:
+        iw.load(own.folder).evaluate(episodes=2)
+    assert error.value.field == "env"
+    again = iw.load(own.folder).evaluate(episodes=2, env=lambda: gymnasium.make("CartPole-v1"))
+    assert again.returns == own.evaluate(episodes=2).returns
 
 
 def test_a_run_leaves_everything_in_its_folder(run):

@@ -29,7 +29,7 @@ from inchworm.collect.graph import GraphCollector, make_advance, make_rollout, m
 from inchworm.collect.host import HostCollector
 from inchworm.collect.record import render_episode
 from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
-from inchworm.envs.gymnasium import make_factory
+from inchworm.envs.gymnasium import EnvFactory, make_factory
 from inchworm.envs.jax_env import JaxEnv
 from inchworm.envs.source import EnvSource, env_source
 from inchworm.errors import CheckpointError, ConfigError, TrainingError
@@ -58,14 +58,23 @@ class Run:
     policy: Policy
     summary: dict[str, Any]
     """What the run came to: steps, return of the last 100 episodes, evaluations, why it stopped, parameters' hash."""
+    source: EnvSource | None = dataclasses.field(default=None, repr=False)
+    """Where its environments came from; None if the run was loaded."""
 
     def evaluate(
         self, *, episodes: int = 20, deterministic: bool = True, seed: int | None = None, env: Any = None
     ) -> Evaluation:
-        """Returns of whole episodes in environments apart from training; `env` is needed where a factory made it."""
+        """Returns of whole episodes in environments apart from training.
+
+        `env` is needed where the run was loaded and its environment is code of your own.
+        """
         check_integer("episodes", episodes, 1)
-        source = _source_of(self.config, env)
-        return _evaluate(self.policy, source, episodes, deterministic, self.config.seed if seed is None else seed)
+        seed = self.config.seed if seed is None else check_integer("seed", seed, 0, 2**32 - 1)
+        return _evaluate(self.policy, self.environments(env), episodes, deterministic, seed)
+
+    def environments(self, env: Any = None) -> EnvSource:
+        """Where environments like the run's come from: what is given, or what it was trained in."""
+        return self.source if env is None and self.source is not None else _source_of(self.config, env)
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row an iteration, as in metrics.jsonl."""
@@ -239,11 +248,11 @@ def record(run: Run, *, out: Path | None = None, seed: int = 0, env: Any = None)
     Raises:
         MissingDependencyError: there is no renderer or no video writer.
     """
-    given = env if env is not None else run.config.env
-    _source_of(run.config, env)
-    factory = (
-        make_factory(given, run.config.env_kwargs | {"render_mode": "rgb_array"}) if isinstance(given, str) else given
-    )
+    source = run.environments(env)
+    if source.by_id:
+        factory = make_factory(source.name, source.kwargs | {"render_mode": "rgb_array"})
+    else:
+        factory = _factory_of(source)
     frames, total, fps = render_episode(run.policy, factory, seed=seed)
     path = out or RunFolder(run.folder).video
     write_video(frames, path, fps)
@@ -396,7 +405,7 @@ class _Trainer:
                 summary = self._summary(state, reason)
                 write_json(self.folder.summary, summary)
                 if reason.startswith("SIG"):
-                    _leave(reason, self.folder)
+                    _leave(reason, self.folder, self.config)
             if self.evaluation_episodes and self.source.factory is not None:
                 for kind, deterministic in (("deterministic", True), ("stochastic", False)):
                     result = _evaluate(policy, self.source, self.evaluation_episodes, deterministic, self.config.seed)
@@ -408,7 +417,7 @@ class _Trainer:
             self.folder.curve,
             f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}",
         )
-        return Run(self.folder.path, self.config, policy, summary)
+        return Run(self.folder.path, self.config, policy, summary, self.source)
 
     def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> TrainState:
         """State, environments and progress of a checkpoint."""
@@ -545,19 +554,23 @@ def _source_of(config: RunConfig, env: Any) -> EnvSource:
         "env",
         config.env,
         "is code of your own, which is not stored with a run",
-        f"Give it again: --env {config.env}, or in Python iw.resume(folder, env=...).",
+        "Give it again: env=... in Python, --env module:factory on the command line.",
     )
 
 
 def _evaluate(policy: Policy, source: EnvSource, episodes: int, deterministic: bool, seed: int) -> Evaluation:
+    return evaluate(policy, _factory_of(source), episodes=episodes, deterministic=deterministic, seed=seed)
+
+
+def _factory_of(source: EnvSource) -> EnvFactory:
     if source.factory is None:
         raise ConfigError(
             "env",
             source.name,
-            "is a vector environment, which cannot be evaluated in",
+            "is a vector environment, where a single one is needed",
             "Give env= a function that makes one.",
         )
-    return evaluate(policy, source.factory, episodes=episodes, deterministic=deterministic, seed=seed)
+    return source.factory
 
 
 def _warn_of_damage(path: Path, error: CheckpointError) -> None:
@@ -585,9 +598,14 @@ def _signals() -> Iterator[Any]:
             signal.signal(number, handler)
 
 
-def _leave(reason: str, folder: RunFolder) -> None:
+def _leave(reason: str, folder: RunFolder, config: RunConfig) -> None:
     """Ends the program as the signal asked, now that everything is saved."""
-    print(f"Stopped by {reason}; everything is saved. Continue with: inchworm resume {folder.path}")
+    again = ["env"] * (not config.env_by_id) + list(config.own_parts)
+    if again:
+        call = f"iw.resume({str(folder.path)!r}, {', '.join(f'{part}=...' for part in again)}) in Python"
+    else:
+        call = f"inchworm resume {folder.path}" + (f" --env {config.env}" if ":" in config.env else "")
+    print(f"Stopped by {reason}; everything is saved. Continue with: {call}")
     if reason == "SIGINT":
         raise KeyboardInterrupt
     raise SystemExit(128 + signal.Signals[reason])

@@ -7,9 +7,9 @@ from typing import Any
 from inchworm import spaces
 from inchworm.algorithms.policy_gradient import A2C, REINFORCE
 from inchworm.algorithms.ppo import PPO
-from inchworm.algorithms.settings import Settings
+from inchworm.algorithms.settings import Settings, check_numbers
 from inchworm.algorithms.trpo import NPG, TRPO
-from inchworm.checks import check_choice, check_integer, check_number, did_you_mean
+from inchworm.checks import check_choice, check_integer, did_you_mean
 from inchworm.errors import CheckpointError, ConfigError
 from inchworm.models.settings import to_json
 
@@ -45,7 +45,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "own_parts", tuple(self.own_parts))
-        check_number("checkpoint_seconds", self.checkpoint_seconds, minimum=0.0)
         integers = {
             "total_steps": (1, None),
             "seed": (0, 2**32 - 1),
@@ -54,10 +53,7 @@ class RunConfig:
         }
         for name, (minimum, maximum) in integers.items():
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum, maximum))
-        if self.stop_return is not None:
-            check_number("stop_return", self.stop_return)
-        if self.max_seconds is not None:
-            check_number("max_seconds", self.max_seconds, above=0.0)
+        check_numbers(self, checkpoint_seconds={"minimum": 0.0}, stop_return={}, max_seconds={"above": 0.0})
         if self.total_steps < self.algorithm.steps_per_iteration:
             raise ConfigError(
                 "total_steps",

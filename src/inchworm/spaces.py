@@ -7,6 +7,9 @@ into it, policies carry it, and it is written to JSON with them.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from operator import and_
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -245,6 +248,13 @@ def mask_groups(space: Space) -> list[int]:
             case MultiBinary():
                 groups.extend([2] * leaf.size)
     return groups
+
+
+def allows_something(space: Space, mask: AnyArray) -> AnyArray:
+    """Whether masks (..., M) leave at least one option of every choice; False is no mask an action can obey."""
+    ends = np.cumsum(mask_groups(space)).tolist()
+    choices: list[Any] = [mask[..., start:end].any(axis=-1) for start, end in pairwise([0, *ends])]
+    return reduce(and_, choices)
 
 
 def num_mask_columns(space: Space) -> int:

@@ -168,8 +168,9 @@ def _check_invariant(metrics: dict[str, float], before: TrainState, collector: C
     """The ratio must be 1 before the first step, or the clip and the KL mean nothing."""
     if forbidden := metrics.get("policy/forbidden_actions"):
         raise InvariantError(
-            f"policy/forbidden_actions = {forbidden:.0f}: actions were stored that their mask forbids. Masks, actions "
-            "or log-probabilities of the rollout were changed between acting and updating."
+            f"policy/forbidden_actions = {forbidden:.0f}: actions were stored that their mask forbids. Either a mask "
+            "allows nothing, or masks, actions or log-probabilities of the rollout were changed between acting and "
+            "updating."
         )
     drift, tolerance = metrics["policy/log_ratio_at_start"], metrics["policy/log_ratio_tolerance"]
     if metrics["guard/skipped"] or drift <= tolerance:

@@ -26,5 +26,12 @@ def test_forbidden_actions_are_counted_where_rows_are_valid_and_stop_the_run():
     rollout = Rollout(obs, flags, action, mask, log_prob, np.zeros((2, 2), np.float32), flags, flags, obs, None, valid)
     metrics = opening_pass(model, (None,), rollout, config, config.at(0.0, 1.0)).metrics
     assert metrics["policy/forbidden_actions"] == 2.0
+    # A mask that allows nothing counts too, though the action's probability is that of one among equals.
+    nothing = mask & np.array([[True, False], [True, True]])[..., None]
+    log_prob = model.unroll((None,), obs, flags, nothing).distribution.log_prob(action)
+    metrics = opening_pass(
+        model, (None,), rollout._replace(mask=nothing, log_prob=log_prob), config, config.at(0.0, 1.0)
+    ).metrics
+    assert metrics["policy/forbidden_actions"] == 3.0
     with pytest.raises(InvariantError, match="policy/forbidden_actions = 2: actions were stored that their mask"):
         _check_invariant({"policy/forbidden_actions": 2.0, "guard/skipped": 0.0}, None, None)

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 import oracles
-from inchworm.algorithms import ppo
+from inchworm.algorithms import policy_gradient, ppo, trpo
 from inchworm.algorithms.iteration import make_iteration
+from inchworm.algorithms.policy_gradient import A2C
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.state import Algorithm, TrainState, zero
+from inchworm.algorithms.trpo import TRPO
 from inchworm.models import observations
 from inchworm.numerics import running_stats
 from inchworm.numerics.tree import fingerprint
 from inchworm.spaces import Box, EnvSpec
+from inchworm.types import Rollout
 
 SHAPE = (8, 4)
 TOTAL_STEPS = 1000
@@ -24,6 +27,7 @@ SPEC = EnvSpec(OBSERVATION, Box((2,), "float32", -1.0, 1.0))
 CONFIG = PPO(
     num_envs=4, horizon=8, num_epochs=1, minibatch_size=16, hidden_sizes=(8,), gamma=0.9, normalize_return=True
 )
+SMALL = {"num_envs": 4, "horizon": 8, "hidden_sizes": (8,), "action_distribution": "beta"}
 COUNTERS = {"iteration", "skipped", "skipped_in_row"}
 
 
@@ -156,10 +160,53 @@ def test_observation_statistics_change_only_after_the_update(iterate_witness, ro
         np.testing.assert_allclose(state.obs_stats[0].variance, variance, rtol=1e-4)
 
 
-def test_the_update_sees_raw_observations_and_blanks_where_there_is_no_transition(iterate_witness, rollouts):
+def test_the_update_sees_raw_observations_and_a_valid_row_s_where_there_is_no_transition(iterate_witness, rollouts):
     state, _ = iterate_witness(witness_state(), rollouts[0])
-    valid = rollouts[0].valid[..., None]
-    np.testing.assert_array_equal(state.model["obs"], np.where(valid, rollouts[0].obs, 0))
+    obs, valid = rollouts[0].obs, rollouts[0].valid
+    np.testing.assert_array_equal(state.model["obs"], np.where(valid[..., None], obs, obs[valid][0]))
+
+
+def beta_actions(made_up, config, algorithms, spec):
+    """A state and a rollout of a Beta policy; the invalid rows hold what an environment's reset leaves there."""
+    algorithm = algorithms.make(config, spec, TOTAL_STEPS)
+    state, generator = made_up(algorithm.init), np.random.default_rng(0)
+    valid = generator.random(SHAPE) < 0.8
+    blank = valid[..., None]
+    obs, next_obs = np.float32(generator.normal(size=(2, *SHAPE, 3))) * blank
+    action = np.float32(generator.uniform(0.1, 0.9, size=(*SHAPE, 2))) * blank
+    distribution, _ = jax.jit(lambda model, obs: model.act(observations.freeze(state.obs_stats), obs))(state.model, obs)
+    log_prob = np.where(valid, np.asarray(distribution.log_prob(action)), 0.0).astype(np.float32)
+    flags = np.zeros(SHAPE, bool)
+    reward = np.float32(generator.normal(size=SHAPE))
+    return algorithm, state, Rollout(obs, flags, action, None, log_prob, reward, flags, flags, next_obs, None, valid)
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "config"),
+    [
+        (ppo, PPO(minibatch_size=16, num_epochs=1, **SMALL)),
+        (ppo, PPO(minibatch_size=16, num_epochs=1, surrogate="kl", **SMALL)),
+        (policy_gradient, A2C(**SMALL)),
+        (trpo, TRPO(minibatch_size=16, num_value_epochs=1, **SMALL)),
+    ],
+    ids=["ppo", "ppo-kl", "a2c", "trpo"],
+)
+def test_zeros_in_rows_that_are_no_transition_do_no_harm_to_a_beta_policy(made_up, algorithms, config):
+    algorithm, state, rollout = beta_actions(made_up, config, algorithms, SPEC)
+    assert not rollout.valid.all()
+    after, metrics = jax.jit(make_iteration(algorithm, SPEC, config, TOTAL_STEPS))(state, rollout)
+    assert metrics["guard/skipped"] == 0
+    assert fingerprint(after.model) != fingerprint(state.model)
+
+
+def test_rewards_that_hardly_vary_stay_apart_and_within_five(iterate_witness, rollouts):
+    # Episodes of one step that pay 1.0 or 1.1: the deviation of returns is 0.05, by which all would be clipped.
+    reward = np.float32(np.where(np.arange(32).reshape(SHAPE) % 2, 1.0, 1.1))
+    ones = np.ones(SHAPE, bool)
+    state, _ = iterate_witness(
+        witness_state(), rollouts[0]._replace(reward=reward, terminated=ones, truncated=~ones, valid=ones)
+    )
+    np.testing.assert_allclose(state.model["reward"], reward / (1.05 / 5.0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

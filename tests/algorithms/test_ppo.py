@@ -1,6 +1,7 @@
 """PPO's loss and update against a NumPy oracle and finite differences, and its settings."""
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -17,7 +18,7 @@ from inchworm.errors import ConfigError, UnsupportedSpaceError
 from inchworm.models import observations
 from inchworm.models.actor_critic import make_model
 from inchworm.models.observations import Normalizer
-from inchworm.models.settings import ModelSettings
+from inchworm.models.settings import ModelSettings, to_json
 from inchworm.numerics.tree import broadcast_rows
 from inchworm.rl.distributions import Categorical, DiagonalGaussian
 from inchworm.rl.schedules import Schedule
@@ -408,6 +409,33 @@ def test_what_moves_with_the_kl_moves_for_the_next_update(one_step, made_up, set
             assert metrics["schedule/learning_rate"] == pytest.approx(0.8 * 0.05 * (1 - iteration / 10), rel=1e-5)
 
 
+def test_a_penalty_may_follow_a_schedule_unless_the_kl_moves_it(one_step, made_up):
+    config, _, _, rollout = one_step
+    config = dataclasses.replace(config, surrogate="kl", kl_coef=f"linear:3:1:{TOTAL_STEPS}")
+    algorithm = ppo.make(config, VECTOR, TOTAL_STEPS)
+    update, state = jax.jit(algorithm.update), made_up(algorithm.init)
+    for iteration in (0, 5):
+        _, metrics = update(state._replace(iteration=jnp.int32(iteration)), rollout)
+        done = iteration * config.steps_per_iteration / TOTAL_STEPS
+        assert metrics["schedule/kl_coef"] == pytest.approx(3 - 2 * done, rel=1e-5)
+    for kl_coef in ("linear:3:1", 0.0):
+        with pytest.raises(ConfigError, match="kl_coef"):
+            dataclasses.replace(config, target_kl=0.01, kl_coef=kl_coef)
+
+
+def test_settings_given_as_numpy_numbers_become_plain_ones():
+    given = PPO(
+        recurrent_size=np.int64(8),
+        max_grad_norm=np.float32(0.5),
+        adam_epsilon=np.float64(1e-6),
+        clip_range=np.float32(0.25),
+        num_envs=np.int32(2),
+    )
+    settings = json.loads(json.dumps(to_json(given, PPO)))
+    assert (settings["recurrent_size"], settings["max_grad_norm"], settings["num_envs"]) == (8, 0.5, 2)
+    assert PPO(**settings) == given
+
+
 @pytest.mark.parametrize(
     ("control", "limit", "end", "epochs", "loss"),
     [("stop", 2.5, 3, 3, 1.0), ("roll_back", 2.5, 2, 3, 1.0), ("stop", 9, 5, 5, 2.0), ("roll_back", 9, 5, 5, 2.0)],
@@ -421,6 +449,7 @@ def test_epochs_after_one_that_went_too_far_are_left_out_or_that_one_is_undone_t
     assert found == end
     # Metrics are means over the epochs that were run: 0, 1, 2, ...
     assert (metrics["policy/epochs"], metrics["loss"]) == (epochs, loss)
+    assert metrics.get("policy/rolled_back") == {"stop": None, "roll_back": float(epochs < 5)}[control]
 
 
 def test_recomputed_advantages_and_targets_are_those_of_the_current_value_function(one_step, recording):
@@ -476,7 +505,7 @@ WRONG: dict[str, list[Any]] = {
     "surrogate": ["cpi", "Clip", None, True],
     "clip_range": [0.0, -0.1, math.nan, "linear:0.2", None, True],
     "clip_range_high": [0.0, -0.1, math.nan, "linear:0.2", True],
-    "kl_coef": [-1.0, math.nan, math.inf, "linear:1:0", None],
+    "kl_coef": [-1.0, math.nan, math.inf, "linear:1:-1", None],
     "target_kl": [0.0, -0.01, math.nan, "small"],
     "kl_control": ["halt", "Stop", None],
     "gamma": [-0.1, 1.01, math.nan, "linear:0.9:1.1", None],

@@ -24,7 +24,9 @@ from jax_probes import Cue
 def rollout(reward, done):
     reward, done = np.float32(reward), np.array(done, bool)
     zeros = np.zeros_like(done)
-    none = Rollout(None, zeros, None, None, 0 * reward, reward, done, zeros, None, None, ~zeros)
+    # All environments begin an episode in the first row, and another after each end.
+    first = np.concatenate([np.ones_like(done[:1]), done[:-1]])
+    none = Rollout(None, first, None, None, 0 * reward, reward, done, zeros, None, None, ~zeros)
     lengths = np.float32(np.arange(1, 1 + len(done)))[:, None] * np.ones_like(reward)
     return none, Episodes(done, np.float32(np.where(done, 10.0 * lengths, 0)), np.float32(np.where(done, lengths, 0)))
 
@@ -41,6 +43,18 @@ def test_the_tail_is_the_discounted_rest_of_the_episode_over_several_rollouts():
     assert not tail.alive.any()
     np.testing.assert_array_equal(tail.episodes.ended, [[True, False]])
     np.testing.assert_allclose(tail.episodes.episode_return, [[10.0, 0.0]])
+
+
+def test_only_episodes_that_begin_in_a_batch_are_counted():
+    # Environment 0 begins in the batch and ends in the tail; 1 was begun in the tail of the batch before, ends in
+    # this one and begins another, which ends in it too; 2 was begun before as well, and ends in the tail.
+    first, ended = rollout([[1, 1, 1], [1, 1, 1], [1, 1, 1]], [[0, 1, 0], [0, 0, 0], [0, 1, 0]])
+    first = first._replace(first=np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], bool))
+    more = rollout([[1, 1, 1], [1, 1, 1]], [[1, 0, 0], [0, 1, 1]])
+    tail = tails.extend(tails.start(first), *more, jnp.float32(0.5))
+    assert not tail.alive.any()
+    _, counted = tails.attach(first, ended, jax.device_get(tail))
+    np.testing.assert_array_equal(counted.ended, [[0, 0, 0], [0, 0, 0], [0, 1, 0], [1, 0, 0]])
 
 
 def test_advantages_are_the_returns_to_go_with_the_tail_and_nothing_after_a_time_limit():

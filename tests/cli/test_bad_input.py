@@ -271,3 +271,19 @@ def test_without_options_an_algorithm_gets_the_settings_of_the_environment_s_pre
     assert (after_a_list.env, after_a_list.total_steps) == ("CartPole-v1", iw.PRESETS["classic"].total_steps)
     given = train._parse(["CartPole-v1", "--algorithm", name, "--normalize-advantage", "batch", "--log-std", "-0.5"])
     assert (given.settings.normalize_advantage, str(given.settings.log_std)) == ("batch", "-0.5")
+
+
+def test_a_command_without_arguments_names_what_is_missing(capsys):
+    for arguments in ([], ["--debug"]):
+        with pytest.raises(SystemExit) as error:
+            main(["train", *arguments])
+        assert error.value.code == 2
+        assert "ENV" in capsys.readouterr().err
+
+
+def test_of_an_option_given_twice_the_last_counts():
+    given = ["CartPole-v1", "--algorithm", "trpo", "--preset=paper", "--algorithm=a2c"]
+    assert train._value_of("--algorithm", given) == "a2c"
+    assert train._value_of("--preset", given) == "paper"
+    assert train._value_of("--seed", given) is None
+    assert train._value_of("--algorithm", []) is None

@@ -51,6 +51,16 @@ def test_an_action_in_parts_has_the_environment_s_structure_shapes_and_bounds():
     assert (one["bits"].shape, np.shape(one["choice"]), one["push"].shape) == ((2,), (), (2, 1))
 
 
+@pytest.mark.parametrize("space", [CHOICE, spaces.MultiDiscrete((4, 2), (2,), (0, 0)), spaces.MultiBinary((2,))])
+def test_a_mask_that_allows_nothing_of_a_choice_is_refused(space):
+    mask = np.ones((50, spaces.num_mask_columns(space)), bool)
+    mask[7, -2:] = False
+    mask[7, : 2 if space is CHOICE else 0] = False
+    with pytest.raises(ConfigError, match="allows nothing") as error:
+        make(space).act(OBS, mask=mask)
+    assert error.value.field == "mask"
+
+
 def test_what_a_mask_forbids_is_never_done():
     policy, mask = make(CHOICE), np.array([False, True, False, True])
     assert set(policy.act(OBS, mask=np.tile(mask, (50, 1))).tolist()) == {3, 5}

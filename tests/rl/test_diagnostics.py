@@ -42,6 +42,15 @@ def test_rows_that_are_all_alike_standardize_to_zero():
     )
 
 
+@pytest.mark.parametrize("value", [123.456, 0.1, -7.7e-3, 1e6 / 3])
+@pytest.mark.parametrize("rows", [3, 64, 2048])
+def test_the_rounding_of_the_mean_is_no_deviation(value, rows):
+    alike, weight = np.full(rows, value, np.float32), np.ones(rows, np.float32)
+    np.testing.assert_array_equal(standardize(alike, weight), np.zeros(rows))
+    noise = np.float32(np.random.default_rng(0).normal(size=rows))
+    assert explained_variance(noise, alike, weight) == 0
+
+
 @pytest.mark.parametrize(
     ("ratio", "outside"), [(1.0, 0), (1.19, 0), (1.21, 1), (0.81, 0), (0.79, 1), (5.0, 1), (0.01, 1)]
 )

@@ -713,6 +713,28 @@ def test_rounding_stays_within_the_stated_tolerance(name):
     assert tolerance < 3e-3
 
 
+@pytest.mark.parametrize("log_std", [-4.0, -2.0, 0.0])
+@pytest.mark.parametrize("size", [1.0, 40.0, 400.0])
+def test_the_tolerance_allows_the_rounding_of_large_means(size, log_std):
+    distribution = DiagonalGaussian(size * MEAN, np.full((6, 3), log_std, np.float32))
+    # As far as another order of summation over 64 features moves a mean of that size.
+    rounded = DiagonalGaussian(distribution.mean * np.float32(1 + 4 * 2**-23), distribution.log_std)
+    action = distribution.sample_from(VECTORS)
+    drift = np.abs(distribution.log_prob(action) - rounded.log_prob(action)).max()
+    assert drift <= on_jax(distribution).log_prob_tolerance()
+
+
+@pytest.mark.parametrize("kind", [Categorical, Bernoulli])
+def test_the_tolerance_grows_with_the_logits_of_what_is_allowed(kind):
+    logits = np.float32(400 * LOGITS)
+    tolerance = on_jax(kind(logits)).log_prob_tolerance()
+    assert tolerance > 2e-4
+    mask = np.ones((6, 4 if kind is Categorical else 8), bool)
+    mask[:, 0] = False
+    masked = on_jax(kind.masked(logits, mask)).log_prob_tolerance()
+    assert 1e-4 < masked <= tolerance
+
+
 @pytest.mark.parametrize("kind", [DiagonalGaussian, TanhGaussian])
 @pytest.mark.parametrize("log_std", [-20.0, -16.0, -10.0, -5.0, 0.0, 2.0])
 def test_the_tolerance_allows_means_rounded_differently_however_narrow_the_distribution(kind, log_std):

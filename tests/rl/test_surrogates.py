@@ -52,6 +52,11 @@ def test_the_surrogate_never_exceeds_the_unclipped_one():
     assert (clipped < unclipped - 0.1).any()
 
 
+def test_a_clipped_branch_has_slope_zero_however_large_the_ratio():
+    for log_ratio in (79.0, 89.0, 200.0):
+        assert surrogate_and_slope(np.float32(log_ratio), np.float32(2.0), EPSILON) == (pytest.approx(2.4), 0.0)
+
+
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
 def test_at_ratio_one_value_and_slope_are_the_advantage(advantage):
     found, slope = surrogate_and_slope(np.float32(0), np.float32(advantage), EPSILON)

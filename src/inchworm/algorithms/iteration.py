@@ -19,6 +19,9 @@ from inchworm.types import Metrics, Rollout
 
 REWARD_CLIP = 10.0
 """Scaled rewards are clipped to +-10, as in openai/baselines ppo2's VecNormalize."""
+MAX_MEAN_RETURN = 5.0
+"""Rewards are divided by so much at least that returns have a mean within this: where returns hardly vary, their
+deviation alone would lift every reward to the clip, and with it all that tells them apart."""
 
 Iterate = Callable[[TrainState, Rollout], tuple[TrainState, Metrics]]
 
@@ -26,7 +29,7 @@ Iterate = Callable[[TrainState, Rollout], tuple[TrainState, Metrics]]
 def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_steps: int) -> Iterate:
     """The whole step from a rollout to the next state.
 
-    1. rows that are no transition are blanked, so that nothing in them can matter;
+    1. rows that are no transition become copies of one that is, so that nothing in them can matter;
     2. the maximum-entropy objective, if it is asked for, changes the rewards;
     3. return statistics take in the rollout, then scale its rewards;
     4. the algorithm's update;
@@ -41,7 +44,7 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_
     alpha = cast(Schedule, config.max_entropy_alpha)
 
     def iterate(state: TrainState, rollout: Rollout) -> tuple[TrainState, Metrics]:
-        raw = rollout = _blank_invalid_rows(rollout)
+        raw = rollout = _fill_invalid_rows(rollout)
         env_steps = state.iteration * float(config.steps_per_iteration)
         if alpha != Schedule(0.0, 0.0):
             rollout = maximum_entropy_rewards(rollout, alpha(env_steps, total_steps))
@@ -74,14 +77,22 @@ def maximum_entropy_rewards(rollout: Rollout, alpha: Float[Array, ""]) -> Rollou
     return rollout._replace(reward=rollout.reward + bonus)
 
 
-def _blank_invalid_rows(rollout: Rollout) -> Rollout:
+def _fill_invalid_rows(rollout: Rollout) -> Rollout:
+    """The rollout with the first valid row in place of every invalid one, and no reward there.
+
+    Not zeros: a weight of zero is no help against an action outside a distribution's support, whose infinite
+    log-probability makes NaN of it.
+    """
     valid = rollout.valid
+    example = jnp.argmax(valid.reshape(-1))
 
-    def blank(leaf: Array) -> Array:
-        return jnp.where(valid.reshape(valid.shape + (1,) * (leaf.ndim - 2)), leaf, jnp.zeros_like(leaf))
+    def fill(leaf: Array) -> Array:
+        rows = leaf.reshape((-1, *leaf.shape[2:]))
+        return jnp.where(valid.reshape(valid.shape + (1,) * (leaf.ndim - 2)), leaf, rows[example])
 
-    fields = ("obs", "next_obs", "action", "reward", "log_prob")
-    return rollout._replace(**{name: jax.tree.map(blank, getattr(rollout, name)) for name in fields})
+    fields = ("obs", "next_obs", "action", "mask", "log_prob")
+    filled = {name: jax.tree.map(fill, getattr(rollout, name)) for name in fields}
+    return rollout._replace(**filled, reward=jnp.where(valid, rollout.reward, 0.0))
 
 
 def _scale_rewards(state: TrainState, rollout: Rollout, gamma: float) -> tuple[TrainState, Rollout]:
@@ -89,11 +100,12 @@ def _scale_rewards(state: TrainState, rollout: Rollout, gamma: float) -> tuple[T
     totals, end = discounted_return(rollout.reward, done, rollout.valid, state.discounted_return, gamma)
     sample = running_stats.of_samples(totals.reshape(-1), rollout.valid.reshape(-1).astype(jnp.float32))
     stats = running_stats.merge(state.return_stats, sample)
-    reward = jnp.clip(rollout.reward / (stats.std + 1e-8), -REWARD_CLIP, REWARD_CLIP)
+    scale = jnp.maximum(stats.std, jnp.abs(stats.mean) / MAX_MEAN_RETURN) + 1e-8
+    reward = jnp.clip(rollout.reward / scale, -REWARD_CLIP, REWARD_CLIP)
     tail = None
     if rollout.tail is not None:
         # After it every environment is somewhere in an episode whose rewards so far are in no rollout.
-        tail, end = rollout.tail / (stats.std + 1e-8), jnp.zeros_like(end)
+        tail, end = rollout.tail / scale, jnp.zeros_like(end)
     return state._replace(return_stats=stats, discounted_return=end), rollout._replace(reward=reward, tail=tail)
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from inchworm import spaces
 from inchworm.algorithms.batch import unroll
 from inchworm.algorithms.settings import Now, Settings
 from inchworm.models.actor_critic import Model
@@ -58,10 +59,12 @@ def opening_pass(model: Model, normalizers: Normalizers, rollout: Rollout, confi
     metrics = {
         "policy/log_ratio_at_start": jnp.max(jnp.abs(drift)),
         "policy/log_ratio_tolerance": jnp.asarray(old.log_prob_tolerance(), jnp.float32),
-        "value/explained_variance": explained_variance(value, returns, weight),
     }
+    if rollout.tail is None:
+        metrics["value/explained_variance"] = explained_variance(value, returns, weight)
     if rollout.mask is not None:
-        forbidden = rollout.valid & (rollout.log_prob < 0.5 * MASKED_LOGIT)
+        nothing_allowed = ~spaces.allows_something(model.action_space, rollout.mask)
+        forbidden = rollout.valid & ((rollout.log_prob < 0.5 * MASKED_LOGIT) | nothing_allowed)
         metrics["policy/forbidden_actions"] = jnp.sum(forbidden).astype(jnp.float32)
     # A log-std that is the same in every state has no axes of its own for time and environments.
     return jax.lax.stop_gradient(Opening(batch, broadcast_rows(old, rollout.reward.shape), metrics))

@@ -17,9 +17,9 @@ from inchworm.algorithms.optimizer import (
     make_direction,
     with_adapted_rates,
 )
-from inchworm.algorithms.settings import Now, Settings, check_scalars
+from inchworm.algorithms.settings import Now, Settings, check_numbers, check_scalars
 from inchworm.algorithms.state import Algorithm, TrainState, initial_state
-from inchworm.checks import check_flag, check_number
+from inchworm.checks import check_flag
 from inchworm.errors import ConfigError
 from inchworm.models import observations
 from inchworm.models.actor_critic import Model, make_model
@@ -71,10 +71,7 @@ class PolicyGradient(Settings):
             vf_coef={"minimum": 0.0},
             ent_coef={},
         )
-        check_number("adam_epsilon", self.adam_epsilon, above=0.0)
-        for name in ("max_grad_norm", "trust_region"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), above=0.0)
+        check_numbers(self, adam_epsilon={"above": 0.0}, max_grad_norm={"above": 0.0}, trust_region={"above": 0.0})
         check_flag("baseline", self.baseline)
         if self.normalize_advantage == "minibatch":
             raise ConfigError(

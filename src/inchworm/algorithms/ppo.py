@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,9 @@ from inchworm.algorithms.optimizer import (
     make_direction,
     with_adapted_rates,
 )
-from inchworm.algorithms.settings import Now, Settings, check_minibatch_size, check_scalars
+from inchworm.algorithms.settings import Now, Settings, check_minibatch_size, check_numbers, check_scalars
 from inchworm.algorithms.state import Algorithm, TrainState, initial_state, update_key
-from inchworm.checks import check_choice, check_flag, check_integer, check_number
+from inchworm.checks import check_choice, check_flag, check_integer
 from inchworm.errors import ConfigError
 from inchworm.models import observations
 from inchworm.models.actor_critic import Model, make_model
@@ -28,7 +28,7 @@ from inchworm.models.network import CustomNetwork
 from inchworm.models.observations import Normalizers
 from inchworm.numerics.tree import select
 from inchworm.rl.diagnostics import clip_fraction, standardize, weighted_mean
-from inchworm.rl.schedules import Scalar
+from inchworm.rl.schedules import Scalar, Schedule
 from inchworm.rl.surrogates import (
     clipped_squared_error,
     clipped_surrogate,
@@ -68,7 +68,7 @@ class PPO(Settings):
     """epsilon of the clipped surrogates."""
     clip_range_high: Scalar | None = None
     """epsilon of the range's upper end, where it is another (not in the paper)."""
-    kl_coef: float = 1.0
+    kl_coef: Scalar = 1.0
     """beta of equation (8); only where it starts if target_kl moves it."""
     target_kl: Scalar | None = None
     """Aim for the mean KL(old‖new) of an update; `kl_control` says what is done about it."""
@@ -97,18 +97,15 @@ class PPO(Settings):
             value_learning_rate={"above": 0.0, "minimum": 0.0},
             clip_range={"above": 0.0, "minimum": 0.0},
             clip_range_high={"above": 0.0, "minimum": 0.0},
+            kl_coef={"minimum": 0.0},
             target_kl={"above": 0.0, "minimum": 0.0},
             vf_coef={"minimum": 0.0},
             ent_coef={},
         )
-        check_number("adam_epsilon", self.adam_epsilon, above=0.0)
-        check_number("kl_coef", self.kl_coef, minimum=0.0)
+        check_numbers(self, adam_epsilon={"above": 0.0}, max_grad_norm={"above": 0.0}, clip_range_value={"above": 0.0})
         check_choice("surrogate", self.surrogate, ("clip", "log_clip", "none", "kl"))
         check_choice("kl_control", self.kl_control, ("auto", "penalty", "stop", "roll_back", "learning_rate"))
         check_flag("recompute_advantages", self.recompute_advantages)
-        for name in ("max_grad_norm", "clip_range_value"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), above=0.0)
         check_two_optimizers(self.shared_trunk, self.value_learning_rate)
         if self.target_kl is None and self.kl_control != "auto":
             raise ConfigError("kl_control", self.kl_control, "has nothing to aim for", "Set target_kl too, e.g. 0.01.")
@@ -118,6 +115,14 @@ class PPO(Settings):
                 self.kl_control,
                 f"moves a penalty that surrogate = {self.surrogate} does not have",
                 'Set surrogate to "kl", or kl_control to stop, roll_back or learning_rate.',
+            )
+        kl_coef = cast(Schedule, self.kl_coef)
+        if self.controls_kl_by("penalty") and (kl_coef.start != kl_coef.end or kl_coef.start == 0):
+            raise ConfigError(
+                "kl_coef",
+                str(kl_coef),
+                "is where a penalty starts that target_kl then moves by factors of 2",
+                "Give one number above 0, or leave out target_kl.",
             )
 
     @property
@@ -155,7 +160,9 @@ def make(
     def init(key: PRNGKey) -> TrainState:
         model_key, run_key = jax.random.split(key)
         model = make_model(model_key, spec, config, custom_network)
-        adaptive = {"kl_coef": jnp.float32(config.kl_coef)} if config.controls_kl_by("penalty") else {}
+        adaptive = (
+            {"kl_coef": jnp.float32(cast(Schedule, config.kl_coef).start)} if config.controls_kl_by("penalty") else {}
+        )
         adaptive |= {"learning_rate_scale": jnp.float32(1.0)} if config.controls_kl_by("learning_rate") else {}
         return initial_state(config, spec, run_key, model, direction.init(model), adaptive)  # type: ignore[arg-type]
 
@@ -215,7 +222,7 @@ def make(
 def _now(config: PPO, state: TrainState, total_steps: int) -> Now:
     """Every scalar at this point of the run, those that adapt included."""
     now = config.at(state.iteration * float(config.steps_per_iteration), total_steps)
-    now["kl_coef"] = state.adaptive.get("kl_coef", jnp.float32(config.kl_coef))
+    now["kl_coef"] = state.adaptive.get("kl_coef", now["kl_coef"])
     return with_adapted_rates(now, state.adaptive)
 
 
@@ -240,17 +247,20 @@ def _epochs_until(
         def run() -> Any:
             after, steps = epoch(before, key)
             stop = too_far(after)
-            kept = select(stop, before, after) if control == "roll_back" else after
-            return (kept, stop), jax.tree.map(jnp.mean, steps) | {"policy/epochs": jnp.float32(1.0)}
+            counted = {"policy/epochs": jnp.float32(1.0)}
+            if control == "roll_back":
+                after = select(stop, before, after)
+                counted["policy/rolled_back"] = stop.astype(jnp.float32)
+            return (after, stop), (jax.tree.map(jnp.mean, steps), counted)
 
         def skip() -> Any:
             return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run)[1])
 
         return jax.lax.cond(stopped, skip, run)
 
-    (end, _), epochs = jax.lax.scan(epoch_unless_stopped, (start, jnp.array(False)), keys)
-    count = jnp.sum(epochs.pop("policy/epochs"))
-    return end, jax.tree.map(lambda leaf: jnp.sum(leaf) / count, epochs) | {"policy/epochs": count}
+    (end, _), (epochs, counted) = jax.lax.scan(epoch_unless_stopped, (start, jnp.array(False)), keys)
+    counts = jax.tree.map(jnp.sum, counted)
+    return end, jax.tree.map(lambda leaf: jnp.sum(leaf) / counts["policy/epochs"], epochs) | counts
 
 
 def adapted_kl_coef(kl_coef: Float[Array, ""], kl: Float[Array, ""], target_kl: Float[Array, ""]) -> Float[Array, ""]:

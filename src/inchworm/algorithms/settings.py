@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from jaxtyping import Array, Float
 
-from inchworm.checks import check_choice, check_flag, check_integer
+from inchworm.checks import check_choice, check_flag, check_integer, check_number
 from inchworm.errors import ConfigError
 from inchworm.models.settings import ModelSettings
 from inchworm.rl.schedules import Scalar, Schedule, check_scalar
@@ -50,6 +50,13 @@ class Settings(ModelSettings):
         )
         check_choice("value_target", self.value_target, ("lambda_return", "td", "monte_carlo"))
         check_choice("normalize_advantage", self.normalize_advantage, ("none", "minibatch", "batch"))
+        if self.steps_per_iteration == 1 and self.normalize_advantage != "none":
+            raise ConfigError(
+                "normalize_advantage",
+                self.normalize_advantage,
+                "makes 0 of the one advantage that num_envs * horizon = 1 gives, so that nothing is learned",
+                'Set it to "none", or raise horizon.',
+            )
         check_flag("normalize_observation", self.normalize_observation)
         check_flag("normalize_return", self.normalize_return)
 
@@ -85,6 +92,19 @@ def check_scalars(settings: Any, **limits: dict[str, float]) -> None:
         value = getattr(settings, name)
         if value is not None or defaults[name] is not None:
             object.__setattr__(settings, name, check_scalar(name, value, **bounds))
+
+
+def check_numbers(settings: Any, **limits: dict[str, float]) -> None:
+    """Makes the named settings plain floats; None stays where a setting may be None.
+
+    Raises:
+        ConfigError: one is no number, or leaves its limits.
+    """
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(settings)}
+    for name, bounds in limits.items():
+        value = getattr(settings, name)
+        if value is not None or "None" not in kinds[name]:
+            object.__setattr__(settings, name, check_number(name, value, **bounds))
 
 
 def check_minibatch_size(minibatch_size: int, settings: Settings) -> None:

@@ -17,9 +17,9 @@ from jaxtyping import Array, Bool, Float
 from inchworm.algorithms.batch import from_rows, minibatches, to_rows
 from inchworm.algorithms.opening import opening_pass
 from inchworm.algorithms.optimizer import make_direction
-from inchworm.algorithms.settings import Settings, check_minibatch_size, check_scalars
+from inchworm.algorithms.settings import Settings, check_minibatch_size, check_numbers, check_scalars
 from inchworm.algorithms.state import Algorithm, TrainState, initial_state, update_key
-from inchworm.checks import check_flag, check_integer, check_number
+from inchworm.checks import check_flag, check_integer
 from inchworm.errors import ConfigError
 from inchworm.models import observations
 from inchworm.models.actor_critic import ActorCritic, Policy, make_model
@@ -80,10 +80,13 @@ class TRPO(Settings):
             max_kl={"above": 0.0, "minimum": 0.0},
             value_learning_rate={"above": 0.0, "minimum": 0.0},
         )
-        check_number("cg_damping", self.cg_damping, minimum=0.0)
-        check_number("fisher_fraction", self.fisher_fraction, above=0.0, maximum=1.0)
-        check_number("shrink", self.shrink, above=0.0, maximum=1.0)
-        check_number("adam_epsilon", self.adam_epsilon, above=0.0)
+        check_numbers(
+            self,
+            cg_damping={"minimum": 0.0},
+            fisher_fraction={"above": 0.0, "maximum": 1.0},
+            shrink={"above": 0.0, "maximum": 1.0},
+            adam_epsilon={"above": 0.0},
+        )
         check_flag("line_search", self.line_search)
         if self.normalize_advantage == "minibatch":
             raise ConfigError(
@@ -173,6 +176,7 @@ def make(
 
         new = distribution_of(step.search.point, whole)
         gain, kl = surrogate_and_kl(new, whole)
+        improvement = jnp.where(step.search.accepted, gain - step.surrogate_before, 0.0)
         metrics |= {
             "loss/policy": -gain,
             "loss/value": jnp.mean(losses),
@@ -182,7 +186,7 @@ def make(
             "trpo/accepted": step.search.accepted.astype(jnp.float32),
             "trpo/backtracks": step.search.tries.astype(jnp.float32) - 1.0,
             "trpo/expected_improvement": step.expected_improvement,
-            "trpo/improvement": step.improvement,
+            "trpo/improvement": improvement,
             "schedule/max_kl": now["max_kl"],
         }
         model = ActorCritic(step.search.point, value, spec.observation_space, spec.action_space)
@@ -227,8 +231,7 @@ class TrustRegionStep(NamedTuple):
     gradient_norm: Float[Array, ""]
     expected_improvement: Float[Array, ""]
     """Of the surrogate by the full step, to first order."""
-    improvement: Float[Array, ""]
-    """Of the surrogate by the step taken, 0 if none."""
+    surrogate_before: Float[Array, ""]
 
 
 def trust_region_step(
@@ -274,7 +277,7 @@ def trust_region_step(
         search,
         optax.global_norm(gradient),
         inner(gradient, full_step),
-        jnp.where(search.accepted, evaluate(search.point)[0] - before, 0.0),
+        before,
     )
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -117,7 +118,8 @@ def report(run: Run, video: bool) -> None:
     print(describe(shown))
     if video:
         # A renderer can take the whole process down; by now everything else is on disk.
-        subprocess.run([sys.executable, "-m", "inchworm", "record", str(run.folder)], check=False)
+        own = ["--env", run.config.env] if ":" in run.config.env else []
+        subprocess.run([sys.executable, "-m", "inchworm", "record", str(run.folder), *own], check=False)
 
 
 def _parse(arguments: list[str]) -> Options:
@@ -168,12 +170,14 @@ def _environment_of(arguments: list[str], settings: type) -> str | None:
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
-    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+    """What follows an option, the last time it is given; None if it is not."""
+    value = None
+    for word, following in zip_longest(arguments, arguments[1:]):
         if word == option:
-            return following
-        if word.startswith(option + "="):
-            return word.partition("=")[2]
-    return None
+            value = following
+        elif word.startswith(option + "="):
+            value = word.partition("=")[2]
+    return value
 
 
 def _scalar_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:

@@ -1,6 +1,6 @@
 """Past the horizon: episodes continued to their end, for returns that no value function completes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ class Tail(NamedTuple):
     discount: Float[Array, " N"]
     """Of the next reward."""
     alive: Bool[Array, " N"]
+    begun: Bool[Array, " N"]
+    """In the batch; the others began past the horizon of an earlier one."""
     episodes: Episodes
     """One row (1, N): those that have ended."""
 
@@ -33,6 +35,7 @@ def start(rollout: Rollout) -> Tail:
         zeros,
         jnp.ones_like(zeros),
         rollout.valid[-1] & ~ended,
+        _begun(jnp, rollout)[-1],
         Episodes((ended & False)[None], zeros[None], zeros[None]),
     )
 
@@ -41,7 +44,8 @@ def start(rollout: Rollout) -> Tail:
 def extend(tail: Tail, rollout: Rollout, episodes: Episodes, gamma: Float[Array, ""]) -> Tail:
     """The tail after another rollout that went on where the last one ended, under the same policy.
 
-    Episodes that begin in it belong to no batch, and are not counted.
+    Episodes that begin in it belong to no batch and are not counted, not even where they end in the next one: the
+    longer an episode, the more often it would be one of them.
     """
 
     def step(tail: Tail, row: tuple[AnyArray, AnyArray, Episodes]) -> tuple[Tail, None]:
@@ -50,12 +54,13 @@ def extend(tail: Tail, rollout: Rollout, episodes: Episodes, gamma: Float[Array,
         over = counts & ended.ended
 
         def note(before: AnyArray, now: AnyArray) -> AnyArray:
-            return jnp.where(over, now, before[0])[None].astype(before.dtype)
+            return jnp.where(over & tail.begun, now, before[0])[None].astype(before.dtype)
 
         return Tail(
             tail.total + jnp.where(counts, tail.discount * reward, 0.0),
             jnp.where(counts, tail.discount * gamma, tail.discount),
             tail.alive & ~over,
+            tail.begun,
             jax.tree.map(note, tail.episodes, ended),
         ), None
 
@@ -63,7 +68,13 @@ def extend(tail: Tail, rollout: Rollout, episodes: Episodes, gamma: Float[Array,
 
 
 def attach(rollout: Rollout, episodes: Episodes, tail: Tail) -> tuple[Rollout, Episodes]:
-    """The rollout with its tail, and the episodes with those that ended in it as a last row."""
+    """The rollout with its tail, and the episodes that began in it, those that ended in the tail as a last row."""
     xp = np if isinstance(episodes.ended, np.ndarray) else jnp
-    joined = jax.tree.map(lambda a, b: xp.concatenate([a, b]), episodes, tail.episodes)
+    counted = episodes._replace(ended=episodes.ended & _begun(xp, rollout))
+    joined = jax.tree.map(lambda a, b: xp.concatenate([a, b]), counted, tail.episodes)
     return rollout._replace(tail=tail.total), joined
+
+
+def _begun(xp: Any, rollout: Rollout) -> Bool[AnyArray, "T N"]:
+    """Whether the episode of each row began in the batch."""
+    return xp.cumsum(xp.asarray(rollout.first), axis=0) > 0

@@ -99,7 +99,10 @@ class Policy:
                 "is no mask for these actions",
                 f"Give one of shape ({columns},) for each observation." if columns else "A Box has no mask.",
             )
-        return flags.astype(bool).reshape(batch, columns)
+        flags = flags.astype(bool).reshape(batch, columns)
+        if not spaces.allows_something(self.action_space, flags).all():
+            raise ConfigError("mask", flags.tolist(), "allows nothing", "Allow one option of every choice at least.")
+        return flags
 
     def _batch(self, obs: Any) -> tuple[list[np.ndarray], bool]:
         """The observation's leaves with a leading axis, and whether it had none."""

@@ -45,7 +45,7 @@ class ModelSettings:
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("image_network", self.image_network, IMAGE_NETWORKS)
         check_choice("recurrent", self.recurrent, ("none", "gru", "lstm"))
-        check_integer("recurrent_size", self.recurrent_size, 1)
+        object.__setattr__(self, "recurrent_size", check_integer("recurrent_size", self.recurrent_size, 1))
         check_flag("shared_trunk", self.shared_trunk)
         check_choice("action_distribution", self.action_distribution, ("gaussian", "tanh_gaussian", "beta"))
         if self.log_std not in ("learned", "state"):

@@ -16,8 +16,6 @@ class LineSearch(NamedTuple):
     accepted: Bool[Array, ""]
     tries: Int[Array, ""]
     """Points that were looked at."""
-    size: Float[Array, ""]
-    """Fraction of the full step that was taken, 0 if none."""
 
 
 def backtrack(
@@ -37,9 +35,8 @@ def backtrack(
         return acceptable(at(jnp.float32(shrink) ** tries)), tries + 1
 
     accepted, tries = jax.lax.while_loop(unfinished, try_next, (jnp.array(False), jnp.array(0)))
-    size = jnp.where(accepted, jnp.float32(shrink) ** (tries - 1), 0.0)
-    point = jax.lax.cond(accepted, lambda: at(size), lambda: start)
-    return LineSearch(point, accepted, tries, size)
+    point = jax.lax.cond(accepted, lambda: at(jnp.float32(shrink) ** (tries - 1)), lambda: start)
+    return LineSearch(point, accepted, tries)
 
 
 def inner(a: Any, b: Any) -> Float[Array, ""]:

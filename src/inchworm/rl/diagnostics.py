@@ -13,9 +13,18 @@ def weighted_mean(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"
     return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
+def centred(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
+    """x less its mean over the rows of weight one; exactly zero where all of them are alike.
+
+    The mean of equal numbers is off by its rounding; the mean of what that leaves is not.
+    """
+    rough = x - weighted_mean(x, weight)
+    return rough - weighted_mean(rough, weight)
+
+
 def weighted_variance(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"]) -> Float[Array, ""]:
     """Population variance over rows of weight one."""
-    return weighted_mean((x - weighted_mean(x, weight)) ** 2, weight)
+    return weighted_mean(centred(x, weight) ** 2, weight)
 
 
 def standardize(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
@@ -24,7 +33,7 @@ def standardize(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"])
     Where all rows are alike the result is zero, not NaN: the deviation is guarded by 1e-8.
     """
     deviation = jnp.sqrt(weighted_variance(x, weight))
-    return (x - weighted_mean(x, weight)) / (deviation + 1e-8)
+    return centred(x, weight) / (deviation + 1e-8)
 
 
 def clip_fraction(

@@ -12,13 +12,21 @@ from inchworm.types import AnyArray
 
 Scalar = Float[Array, ""] | float
 
+MAX_LOG_RATIO = 80.0
+"""Ratios stop growing here, short of infinity, whose product with the zero gradient of a clipped branch is NaN."""
+
+
+def probability_ratio(log_ratio: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
+    """r = pi(a|s) / pi_old(a|s), finite whatever its logarithm."""
+    return jnp.exp(jnp.minimum(log_ratio, MAX_LOG_RATIO))
+
 
 def surrogate(log_ratio: Float[AnyArray, "*shape"], advantage: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
     """The surrogate of conservative policy iteration, L^CPI of equation (6): r A.
 
     Its gradient at r = 1 is the policy gradient A grad log pi of equation (1).
     """
-    return jnp.exp(log_ratio) * advantage
+    return probability_ratio(log_ratio) * advantage
 
 
 def clipped_surrogate(
@@ -33,7 +41,7 @@ def clipped_surrogate(
     direction the advantage asks for, full gradient where it has moved the wrong way. With `clip_range_high` the
     upper end of the range is 1 + clip_range_high instead; not in the paper.
     """
-    ratio = jnp.exp(log_ratio)
+    ratio = probability_ratio(log_ratio)
     high = clip_range if clip_range_high is None else clip_range_high
     clipped_ratio = jnp.clip(ratio, 1.0 - clip_range, 1.0 + high)
     return jnp.minimum(ratio * advantage, clipped_ratio * advantage)
@@ -52,7 +60,7 @@ def log_clipped_surrogate(
     """
     high = clip_range if clip_range_high is None else clip_range_high
     clipped_ratio = jnp.exp(jnp.clip(log_ratio, -clip_range, high))
-    return jnp.minimum(jnp.exp(log_ratio) * advantage, clipped_ratio * advantage)
+    return jnp.minimum(probability_ratio(log_ratio) * advantage, clipped_ratio * advantage)
 
 
 def squared_error(value: Float[AnyArray, "*shape"], returns: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:

@@ -6,7 +6,7 @@ from typing import Self
 import jax
 from jaxtyping import Bool, Float, Int
 
-from inchworm.rl.distributions.categorical import MASKED_LOGIT, kl_terms
+from inchworm.rl.distributions.categorical import MASKED_LOGIT, Categorical, kl_terms
 from inchworm.types import AnyArray, PRNGKey
 
 
@@ -60,9 +60,12 @@ class Bernoulli:
         xp = self.logits.__array_namespace__()
         return xp.sum(kl_terms(self._log_probs(), other._log_probs()), axis=(-2, -1))
 
-    def log_prob_tolerance(self) -> float:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone: 1e-4 a bit."""
-        return 1e-4 * self.logits.shape[-1]
+    def log_prob_tolerance(self) -> Float[AnyArray, ""]:
+        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
+
+        A single choice's tolerance, times the number of bits.
+        """
+        return self.logits.shape[-1] * Categorical(self.logits).log_prob_tolerance()
 
     def _log_probs(self) -> Float[AnyArray, "*batch two n"]:
         """log p of a zero and of a one, for every bit."""

@@ -63,9 +63,14 @@ class Categorical:
         log_p, log_q = self.log_probs(), other.log_probs()
         return self.logits.__array_namespace__().sum(kl_terms(log_p, log_q), axis=-1)
 
-    def log_prob_tolerance(self) -> float:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone."""
-        return 1e-4
+    def log_prob_tolerance(self) -> Float[AnyArray, ""]:
+        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
+
+        Rounding grows with the logits of what is allowed: 1e-4 + 1e-6 max_a |logit_a|.
+        """
+        xp = self.logits.__array_namespace__()
+        size = xp.abs(self.logits)
+        return 1e-4 + 1e-6 * xp.max(xp.where(size < -0.5 * MASKED_LOGIT, size, 0.0))
 
 
 def kl_terms(log_p: Float[AnyArray, "*#batch n"], log_q: Float[AnyArray, "*#batch n"]) -> Float[AnyArray, "*batch n"]:

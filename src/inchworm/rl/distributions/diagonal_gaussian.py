@@ -62,9 +62,9 @@ class DiagonalGaussian:
     def log_prob_tolerance(self) -> Float[AnyArray, ""]:
         """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
 
-        An error of d = 2e-6 in the mean is x = d / min_i std_i deviations, which five deviations out moves the
-        logarithm by 5 x + x^2 / 2; to this comes 1e-4.
+        An error of d = 2e-6 + 1e-6 max_i |mean_i| in the mean is x = d / min_i std_i deviations, which five deviations
+        out moves the logarithm by 5 x + x^2 / 2; to this comes 1e-4.
         """
         xp = self.log_std.__array_namespace__()
-        error = 2e-6 * xp.exp(-xp.min(self.log_std))
+        error = (2e-6 + 1e-6 * xp.max(xp.abs(self.mean))) * xp.exp(-xp.min(self.log_std))
         return 1e-4 + 5.0 * error + 0.5 * error**2

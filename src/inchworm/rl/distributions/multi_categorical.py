@@ -58,7 +58,7 @@ class MultiCategorical:
         """KL(self‖other), summed over the choices, in nats."""
         return self._choices().kl(other._choices()).sum(axis=-1)
 
-    def log_prob_tolerance(self) -> float:
+    def log_prob_tolerance(self) -> Float[AnyArray, ""]:
         """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
 
         A single choice's tolerance, times their number.
