@@ -724,6 +724,17 @@ def test_the_tolerance_allows_the_rounding_of_large_means(size, log_std):
     assert drift <= on_jax(distribution).log_prob_tolerance()
 
 
+@pytest.mark.parametrize("size", [1.0, 1e2, 1e4, 1e6])
+def test_the_tolerance_allows_the_rounding_of_large_beta_parameters(size):
+    rows = np.random.default_rng(0)
+    alpha, beta = np.float32(1 + size * rows.uniform(0.01, 1.0, size=(2, 5000, 2)))
+    action = np.float32(np.clip(rows.beta(alpha, beta), 1e-6, 1 - 1e-6))
+    rounded = Beta(alpha * np.float32(1 + 4 * 2**-23), beta * np.float32(1 - 4 * 2**-23))
+    log_prob = jax.jit(Beta.log_prob)
+    drift = np.abs(log_prob(Beta(alpha, beta), action) - log_prob(rounded, action)).max()
+    assert drift <= on_jax(Beta(alpha, beta)).log_prob_tolerance()
+
+
 @pytest.mark.parametrize("kind", [Categorical, Bernoulli])
 def test_the_tolerance_grows_with_the_logits_of_what_is_allowed(kind):
     logits = np.float32(400 * LOGITS)

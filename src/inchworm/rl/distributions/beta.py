@@ -80,9 +80,11 @@ class Beta:
     def log_prob_tolerance(self) -> Float[Array, ""]:
         """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
 
-        Rounding grows with the parameters: 1e-4 + 1e-6 max_i (alpha_i + beta_i).
+        Rounding is that of log Gamma, which grows with the parameters: 1e-4 + 4e-7 sum_i s_i log s_i for
+        s = alpha + beta, of the batch's largest.
         """
-        return 1e-4 + 1e-6 * jnp.max(self.alpha + self.beta)
+        total = self.alpha + self.beta
+        return 1e-4 + 4e-7 * jnp.max(jnp.sum(total * jnp.log(total), axis=-1))
 
 
 def _divergence(new: Float[AnyArray, "*shape"], old: Float[AnyArray, "*shape"]) -> Float[Array, "*shape"]:
