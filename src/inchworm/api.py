@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -23,7 +24,7 @@ from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.settings import Settings
 from inchworm.algorithms.state import Algorithm, TrainState
 from inchworm.algorithms.trpo import TRPO
-from inchworm.checks import check_choice, check_hashable, check_integer
+from inchworm.checks import check_choice, check_hashable, check_integer, check_output
 from inchworm.collect.evaluate import Evaluation, evaluate
 from inchworm.collect.graph import GraphCollector, make_advance, make_rollout, make_start
 from inchworm.collect.host import HostCollector
@@ -204,6 +205,7 @@ def resume(
     config = RunConfig.from_json(read_json(folder.config))
     configure_jax(config.threads)
     _, checkpoint = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
+    _check_unedited(config, checkpoint)
     source = _source_of(config, env)
     if total_steps is not None and total_steps != config.total_steps:
         check_integer("total_steps", total_steps, checkpoint.env_steps + 1)
@@ -239,7 +241,7 @@ def load(path: str | Path, *, network: CustomNetwork | None = None) -> Run:
     return Run(folder.path, config, policy, read_json(folder.summary) if folder.summary.exists() else {})
 
 
-def record(run: Run, *, out: Path | None = None, seed: int = 0, env: Any = None) -> tuple[Path, int, float]:
+def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any = None) -> tuple[Path, int, float]:
     """Writes a video of the policy's first 300 steps in an episode.
 
     Returns:
@@ -248,13 +250,15 @@ def record(run: Run, *, out: Path | None = None, seed: int = 0, env: Any = None)
     Raises:
         MissingDependencyError: there is no renderer or no video writer.
     """
+    check_integer("seed", seed, 0, 2**32 - 1)
+    path = Path(out) if out is not None else RunFolder(run.folder).video
+    check_output("out", path, (".mp4",))
     source = run.environments(env)
     if source.by_id:
         factory = make_factory(source.name, source.kwargs | {"render_mode": "rgb_array"})
     else:
         factory = _factory_of(source)
     frames, total, fps = render_episode(run.policy, factory, seed=seed)
-    path = out or RunFolder(run.folder).video
     write_video(frames, path, fps)
     return path, len(frames), total
 
@@ -506,7 +510,12 @@ class _Trainer:
                     state=to_arrays(state),
                     collector_arrays=arrays,
                     collector={"collector": document, "progress": remembered, "best": best},
-                    meta={"env": self.config.env, "algorithm": self.config.algorithm_name, "return_100": mean_return},
+                    meta={
+                        "env": self.config.env,
+                        "algorithm": self.config.algorithm_name,
+                        "return_100": mean_return,
+                        "decided_by": _decisive(self.config),
+                    },
                 ),
             )
             self.best, self.save_failure = best, None
@@ -541,6 +550,27 @@ class _Trainer:
             "seconds": self.progress.seconds,
             "parameters_sha256": fingerprint(state.model),
         }
+
+
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration a checkpoint cannot do without: other values would make it another run's."""
+    document = json.loads(json.dumps(config.to_json()))
+    return {name: document[name] for name in ("env", "env_kwargs", "algorithm", "total_steps", "seed")} | {
+        f"settings.{name}": value for name, value in document["settings"].items()
+    }
+
+
+def _check_unedited(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raises `ConfigError` if `config.json` says other things than when the checkpoint was written."""
+    then, now = checkpoint.meta.get("decided_by"), _decisive(config)
+    for name, value in now.items():
+        if then is not None and then.get(name, value) != value:
+            raise ConfigError(
+                name,
+                value,
+                f"is in config.json, but the checkpoint was made with {then[name]!r}",
+                "Put it back to go on with this run, or start a new one with `inchworm train`.",
+            )
 
 
 def _source_of(config: RunConfig, env: Any) -> EnvSource:

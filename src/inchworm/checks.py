@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from inchworm.errors import ConfigError
@@ -67,6 +68,14 @@ def check_choice(field: str, value: Any, choices: Iterable[str]) -> str:
             "Choose one of " + ", ".join(choices) + ".",
         )
     return value
+
+
+def check_output(field: str, path: Path, endings: tuple[str, ...]) -> None:
+    """`ConfigError` unless a file of one of these kinds can be written there."""
+    if path.suffix.lower() not in endings:
+        raise ConfigError(field, str(path), "has no ending that can be written", f"Use {' or '.join(endings)}.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(field, str(path), "is a folder, or in none", "Name a file in a folder that is there.")
 
 
 def check_hashable(field: str, value: Any) -> None:

@@ -156,7 +156,8 @@ def _tell(observers: list[Observer], report: Iteration) -> bool:
     stop = False
     for observer in list(observers):
         try:
-            stop |= observer(report) is True
+            answer = observer(report)
+            stop |= isinstance(answer, bool | np.bool_) and bool(answer)
         except Exception as error:
             observers.remove(observer)
             name = getattr(observer, "__qualname__", type(observer).__qualname__)

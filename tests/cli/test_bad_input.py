@@ -57,7 +57,11 @@ class Faulty(gymnasium.Env):
 
 @pytest.fixture(autouse=True)
 def faulty_module(monkeypatch):
+    def refuses():
+        raise RuntimeError("no gripper")
+
     module = ModuleType("faulty")
+    module.refuses, module.wrong_type = refuses, lambda: len(5)
     for fault in ("none", "nan", "raises", "action space", "observation space"):
         setattr(module, fault.replace(" ", "_"), lambda fault=fault: Faulty(fault))
     monkeypatch.setitem(sys.modules, "faulty", module)
@@ -198,7 +202,7 @@ def test_a_run_with_only_damaged_checkpoints_is_refused(capsys, run_copy):
 def test_a_checkpoint_of_another_environment_is_refused(capsys, run_copy):
     config = json.loads((run_copy / "config.json").read_text())
     (run_copy / "config.json").write_text(json.dumps(config | {"env": "Pendulum-v1"}))
-    assert "belongs to another model" in error_of(capsys, "resume", run_copy, "--total-steps", "128")
+    assert "env = Pendulum-v1: is in config.json" in error_of(capsys, "resume", run_copy, "--total-steps", "128")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"env": 3}', "\x00", '{"settings": {"gama": 1}, "algorithm": "ppo"}'])
@@ -287,3 +291,39 @@ def test_of_an_option_given_twice_the_last_counts():
     assert train._value_of("--preset", given) == "paper"
     assert train._value_of("--seed", given) is None
     assert train._value_of("--algorithm", []) is None
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ("faulty:refuses", "it raised RuntimeError: no gripper"),
+        ("faulty:wrong_type", "it raised TypeError"),
+        ("faulty:actoin_space", "faulty has no actoin_space (did you mean action_space"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_told_with_what_it_raised(capsys, faulty_module, env, told):
+    assert told in error_of(capsys, "train", env, *SMALL, *QUIET)
+
+
+def test_a_picture_or_video_that_cannot_be_written_is_told_before_any_work(capsys, finished):
+    for command, name in (("plot", "curve.xyz"), ("plot", "nowhere/curve.png"), ("record", "video.xyz")):
+        assert "error: out = " in error_of(capsys, command, finished, "--out", finished / name)
+    assert "RUN" in error_of(capsys, "plot")
+    for command in ("evaluate", "record"):
+        assert "error: seed = -1" in error_of(capsys, command, finished, "--seed", "-1")
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "..", ""])
+def test_a_name_that_is_no_folder_s_is_refused(capsys, tmp_path, name):
+    arguments = ["train", "CartPole-v1", *SMALL, *QUIET, "--out", tmp_path, "--name", name]
+    assert "error: name = " in error_of(capsys, *arguments)
+    assert not list(tmp_path.rglob("config.json"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("learning_rate", "0.1"), ("horizon", 32), ("ent_coef", "0.5")])
+def test_a_run_whose_settings_were_edited_is_not_taken_up(capsys, run_copy, name, value):
+    path = run_copy / "config.json"
+    document = json.loads(path.read_text())
+    document["settings"][name] = value
+    path.write_text(json.dumps(document))
+    assert f"error: settings.{name} = " in error_of(capsys, "resume", run_copy, "--total-steps", "640")

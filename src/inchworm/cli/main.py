@@ -18,7 +18,7 @@ COMMANDS = {
 
 USAGE = """usage: inchworm COMMAND [arguments]      inchworm COMMAND --help
 
-Trains policies with Proximal Policy Optimization (arXiv:1707.06347).
+Trains policies with PPO (arXiv:1707.06347), TRPO, A2C or REINFORCE.
 
 {commands}
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from inchworm.errors import ConfigError
 from inchworm.io.curve import plot_curves
 from inchworm.io.loggers import read_metrics
 from inchworm.io.run_folder import open_run_folder, read_json
@@ -23,6 +24,8 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, prog="inchworm plot", args=arguments)
+    if not options.runs:
+        raise ConfigError("RUN", "", "is missing", "Name one run's folder or several.")
     folders = [open_run_folder(path) for path in options.runs]
     curves = [(folder.path.name, read_metrics(folder.metrics)) for folder in folders]
     names = sorted({str(read_json(folder.config).get("env")) for folder in folders})

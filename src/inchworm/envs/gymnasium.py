@@ -7,6 +7,7 @@ it answered.
 
 import importlib
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,23 +69,33 @@ def make_factory(env: str, kwargs: dict[str, Any]) -> EnvFactory:
         except ModuleNotFoundError as error:
             raise _missing_package(env, f"No module named {error.name!r}", error.name) from error
         except gymnasium.error.Error as error:
-            near = did_you_mean(env, list(gymnasium.registry)) or f" ({first_line(error)})"
+            module, colon, attribute = env.partition(":")
+            if colon:
+                problem = f"is not there: {module} has no {attribute or 'name after the colon'}"
+                problem += did_you_mean(attribute, vars(sys.modules[module]) if module in sys.modules else ())
+            else:
+                near = did_you_mean(env, list(gymnasium.registry)) or f" ({first_line(error)})"
+                problem = "is no environment that gymnasium knows" + near
             raise EnvironmentContractError(
-                "env",
-                env,
-                "is no environment that gymnasium knows" + near,
-                "Give a registered id, or module:factory for one of your own.",
+                "env", env, problem, "Give a registered id, or module:factory for one of your own."
             ) from error
         except ImportError as error:
             raise EnvironmentContractError(
                 "env", env, f"cannot be made: {first_line(error).rstrip('.')}", "Choose another environment."
             ) from error
-        except TypeError as error:
+        except Exception as error:
+            if isinstance(error, TypeError) and kwargs:
+                raise EnvironmentContractError(
+                    "env_kwargs",
+                    repr(kwargs),
+                    f"do not fit {env}: {first_line(error)}",
+                    "Check the environment's arguments.",
+                ) from error
             raise EnvironmentContractError(
-                "env_kwargs",
-                repr(kwargs),
-                f"do not fit {env}: {first_line(error)}",
-                "Check the environment's arguments.",
+                "env",
+                env,
+                f"cannot be made, it raised {type(error).__name__}: {first_line(error)}",
+                "Mend what makes it; `inchworm --debug` shows where.",
             ) from error
 
     return make

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from inchworm.checks import check_output
+
 
 def plot_curves(curves: Sequence[tuple[str, Sequence[dict[str, Any]]]], path: Path, title: str) -> None:
     """Draws return over environment steps.
@@ -12,7 +14,11 @@ def plot_curves(curves: Sequence[tuple[str, Sequence[dict[str, Any]]]], path: Pa
         curves: a label and the rows of the metrics file for each run.
         path: of the picture; its ending decides the format.
         title: over the picture.
+
+    Raises:
+        ConfigError: the path is no picture's, or its folder is not there.
     """
+    check_output("out", path, (".png", ".svg", ".pdf"))
     # Imported here because it takes a second that training should not wait for.
     import matplotlib
 

@@ -88,12 +88,16 @@ def create_run_folder(out: Path, env: str, algorithm: str, seed: int, name: str 
         name: the folder's own name; None for a time stamp and the seed.
 
     Raises:
-        RunFolderError: it cannot be written, or a run of that name exists.
+        RunFolderError: it cannot be written, or a run of that name exists, or the name is no folder's.
     """
+    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
+        raise RunFolderError("name", name, "is not the name of one folder", "Leave out slashes, and give one at all.")
     parent = Path(out) / env.replace("/", "->").replace(":", "->") / algorithm
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     candidates = (
-        [name] if name else [f"{stamp}{suffix}-seed{seed}" for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
+        [name]
+        if name is not None
+        else [f"{stamp}{suffix}-seed{seed}" for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
     )
     try:
         parent.mkdir(parents=True, exist_ok=True)
