@@ -296,8 +296,8 @@ def test_of_an_option_given_twice_the_last_counts():
 @pytest.mark.parametrize(
     ("env", "told"),
     [
-        ("faulty:refuses", "it raised RuntimeError: no gripper"),
-        ("faulty:wrong_type", "it raised TypeError"),
+        ("faulty:refuses", "cannot be made: RuntimeError: no gripper"),
+        ("faulty:wrong_type", "cannot be made: TypeError"),
         ("faulty:actoin_space", "faulty has no actoin_space (did you mean action_space"),
     ],
 )

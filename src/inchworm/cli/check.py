@@ -17,7 +17,6 @@ from inchworm.cli.train import read_env_kwargs
 from inchworm.config import PRESETS, Preset
 from inchworm.envs.inspect import Report, inspect_environment
 from inchworm.envs.source import env_source
-from inchworm.errors import EnvironmentContractError, InchwormError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +42,7 @@ def main(arguments: list[str]) -> int:
     check_integer("seed", options.seed, 0, 2**32 - 2)
     configure_jax()
     with _silence():
-        try:
-            source = env_source(options.env, read_env_kwargs(options.env_kwargs))
-        except InchwormError:
-            raise
-        except Exception as error:
-            raise EnvironmentContractError(
-                "env", options.env, f"cannot be made: {type(error).__name__}: {error}", "Run with --debug to see where."
-            ) from error
+        source = env_source(options.env, read_env_kwargs(options.env_kwargs))
         name = preset_name(source)
         preset = PRESETS[name]
         report = inspect_environment(

@@ -94,7 +94,7 @@ def make_factory(env: str, kwargs: dict[str, Any]) -> EnvFactory:
             raise EnvironmentContractError(
                 "env",
                 env,
-                f"cannot be made, it raised {type(error).__name__}: {first_line(error)}",
+                f"cannot be made: {type(error).__name__}: {first_line(error)}",
                 "Mend what makes it; `inchworm --debug` shows where.",
             ) from error
 
