@@ -87,8 +87,7 @@ def _fill_invalid_rows(rollout: Rollout) -> Rollout:
     example = jnp.argmax(valid.reshape(-1))
 
     def fill(leaf: Array) -> Array:
-        rows = leaf.reshape((-1, *leaf.shape[2:]))
-        return jnp.where(valid.reshape(valid.shape + (1,) * (leaf.ndim - 2)), leaf, rows[example])
+        return jnp.where(valid.reshape(valid.shape + (1,) * (leaf.ndim - 2)), leaf, flatten_time(leaf)[example])
 
     fields = ("obs", "next_obs", "action", "mask", "log_prob")
     filled = {name: jax.tree.map(fill, getattr(rollout, name)) for name in fields}

@@ -32,8 +32,8 @@ def standardize(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"])
 
     Where all rows are alike the result is zero, not NaN: the deviation is guarded by 1e-8.
     """
-    deviation = jnp.sqrt(weighted_variance(x, weight))
-    return centred(x, weight) / (deviation + 1e-8)
+    rows = centred(x, weight)
+    return rows / (jnp.sqrt(weighted_mean(rows**2, weight)) + 1e-8)
 
 
 def clip_fraction(
