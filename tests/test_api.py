@@ -1,6 +1,7 @@
 """The public calls: train, resume, evaluate, load, act."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from inchworm import api
 from inchworm.collect.host import HostCollector
 from inchworm.errors import ConfigError, InvariantError, RunFolderError
 from inchworm.io import checkpoint as checkpoints
-from inchworm.io.run_folder import RunFolder, read_json
+from inchworm.io.run_folder import RunFolder, read_json, write_json
 
 SMALL = iw.PPO(num_envs=2, horizon=16, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
 STEPS = 320
@@ -167,7 +168,7 @@ def test_an_endless_episode_is_cut_and_counted_in_evaluation(run):
     from inchworm.collect.evaluate import evaluate
 
     result = evaluate(run.policy, Endless, episodes=2, max_episode_steps=50)
-    assert (result.unfinished, result.lengths) == (2, [50, 50])
+    assert (result.unfinished, result.lengths) == (1, [50])
 
 
 def test_a_function_a_class_and_an_id_train_alike(run, tmp_path):
@@ -243,6 +244,42 @@ def test_a_resume_on_other_versions_is_told_as_not_exact(tmp_path):
     provenance.write_text(provenance.read_text().replace('"threads": "1"', '"threads": "64"'))
     with pytest.warns(UserWarning, match="threads was '64' and is '1'"):
         iw.resume(run.folder, evaluation_episodes=0, progress=False)
+
+
+def test_a_resume_without_provenance_is_told_as_not_exact_and_writes_it_anew(tmp_path):
+    run = train(tmp_path, on_iteration=lambda report: report.iteration == 4)
+    provenance = RunFolder(run.folder).provenance
+    provenance.write_text(provenance.read_text()[:40])
+    with pytest.warns(UserWarning, match=r"not known \(provenance\.json"):
+        iw.resume(run.folder, evaluation_episodes=0, progress=False)
+    assert read_json(provenance)["resumed"][0]["exact"] is False
+
+
+def test_a_run_whose_summary_is_damaged_is_loaded_with_a_warning(tmp_path):
+    run = train(tmp_path, evaluation_episodes=0)
+    summary = RunFolder(run.folder).summary
+    summary.write_text(summary.read_text()[:40])
+    with pytest.warns(UserWarning, match=r"without its summary: summary\.json"):
+        loaded = iw.load(run.folder)
+    assert (loaded.summary, loaded.policy.act(np.zeros(4)) in (0, 1)) == ({}, True)
+
+
+def test_a_summary_is_json_also_where_a_return_was_not_finite(tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"return_100": float("nan"), "evaluation": {"returns": [1.0, float("-inf")]}})
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
+        "return_100": None,
+        "evaluation": {"returns": [1.0, None]},
+    }
+
+
+def test_a_setting_that_is_a_schedule_is_in_the_metrics(tmp_path):
+    moving = dataclasses.replace(SMALL, gamma="linear:0.9:0.99", ent_coef=0.01)
+    run = train(tmp_path, algorithm=moving, evaluation_episodes=0)
+    rows = run.metrics()
+    fractions = np.arange(len(rows)) / len(rows)
+    assert [row["schedule/gamma"] for row in rows] == pytest.approx(0.9 + 0.09 * fractions)
+    assert "schedule/ent_coef" not in rows[0]
 
 
 def test_statistics_that_move_between_acting_and_updating_are_named(tmp_path, monkeypatch):
@@ -355,6 +392,13 @@ def test_a_network_that_was_no_part_of_a_run_is_refused_at_resume(tmp_path):
         iw.resume(stopped.folder, network=own_network)
 
 
+@pytest.mark.parametrize(("part", "value"), [("network", 5), ("optimizer", "adam")])
+def test_a_part_of_one_s_own_that_is_none_is_refused_by_name(tmp_path, part, value):
+    with pytest.raises(iw.InchwormError, match=f"^{part} = {value}: is not"):
+        train(tmp_path, **{part: value})
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_optimiser_that_holds_its_learning_rate_is_refused(tmp_path):
     with pytest.raises(iw.InchwormError, match="turns a gradient round"):
         train(tmp_path, optimizer=optax.adam(1e-3))
@@ -374,6 +418,8 @@ def test_a_policy_with_memory_is_resumed_bit_for_bit_and_acts_with_a_carry(tmp_p
     assert gymnasium.spaces.Discrete(2).contains(action)
     _, later = policy.act(obs, carry, deterministic=True)
     assert any((one != two).any() for one, two in zip(*map(jax.tree.leaves, (carry, later)), strict=True))
+    with pytest.raises(iw.InchwormError, match=r"^carry = .*no carry for 3 observations"):
+        policy.act(np.stack([obs] * 3), carry)
 
 
 def test_the_number_of_cores_changes_no_bit(tmp_path):

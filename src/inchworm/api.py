@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -238,7 +238,13 @@ def load(path: str | Path, *, network: CustomNetwork | None = None) -> Run:
     config = RunConfig.from_json(read_json(folder.config))
     configure_jax(config.threads)
     policy = load_policy(folder.policy, network)
-    return Run(folder.path, config, policy, read_json(folder.summary) if folder.summary.exists() else {})
+    summary: dict[str, Any] = {}
+    if folder.summary.exists():
+        try:
+            summary = read_json(folder.summary)
+        except CheckpointError as error:
+            warnings.warn(f"The run is loaded without its summary: {error}", stacklevel=2)
+    return Run(folder.path, config, policy, summary)
 
 
 def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any = None) -> tuple[Path, int, float]:
@@ -291,8 +297,14 @@ class _OwnParts:
     optimizer: optax.GradientTransformation | None = None
 
     def __post_init__(self) -> None:
-        for name in ("network", "optimizer"):
-            check_hashable(name, getattr(self, name))
+        for name, kind, what in (
+            ("network", Callable, "a function of a random key and the observation space"),
+            ("optimizer", optax.GradientTransformation, "an optax chain"),
+        ):
+            value = getattr(self, name)
+            check_hashable(name, value)
+            if value is not None and not isinstance(value, kind):
+                raise ConfigError(name, value, f"is not {what}", f"Give {what}, or leave it out.")
 
     def names(self) -> list[str]:
         return [name for name in ("network", "optimizer") if getattr(self, name) is not None]
@@ -441,8 +453,12 @@ class _Trainer:
                 "collector.json", repr(error), "does not hold a run's progress", "Resume from another checkpoint."
             ) from error
         now = provenance()
-        then = read_json(self.folder.provenance) if parent is None else read_json(RunFolder(parent).provenance)
-        problems += differing_numerics(then, now)
+        try:
+            then = read_json((self.folder if parent is None else RunFolder(parent)).provenance)
+            problems += differing_numerics(then, now)
+        except CheckpointError as error:
+            then = {}
+            problems.append(f"what the run ran on before is not known ({str(error).rstrip('.')})")
         if parent is not None:
             problems.append("the budget is another, and schedules follow it")
         for problem in problems:

@@ -371,6 +371,9 @@ BROKEN = {
     "complex reward": (stepping(lambda o, r, d, c, i: (o, 1j, d, c, i)), "1j.*reward"),
     "reward in words": (stepping(lambda o, r, d, c, i: (o, "much", d, c, i)), "much.*reward"),
     "many rewards": (stepping(lambda o, r, d, c, i: (o, np.ones(2), d, c, i)), "reward"),
+    "reward as text": (stepping(lambda o, r, d, c, i: (o, "3", d, c, i)), "'3'.*reward"),
+    "flag in words": (stepping(lambda o, r, d, c, i: (o, r, "no", c, i)), "'no'.*terminated"),
+    "no flag": (stepping(lambda o, r, d, c, i: (o, r, d, None, i)), "None.*truncated"),
     "many flags": (stepping(lambda o, r, d, c, i: (o, r, np.zeros(2, bool), c, i)), "terminated"),
     "long observation": (
         stepping(lambda o, *rest: (np.zeros(4, np.float32), *rest)),

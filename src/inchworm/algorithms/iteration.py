@@ -58,10 +58,12 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_
         )
         finite = all_finite((raw, new_state._replace(key=zero()), metrics))
         metrics["guard/skipped"] = jnp.where(finite, 0.0, 1.0)
+        now = config.at(env_steps, total_steps)
+        metrics = {f"schedule/{name}": now[name] for name in config.moving} | metrics
         next_state = _advance(state, new_state, finite)
         if isinstance(log_std, Schedule):
-            now = log_std(env_steps + config.steps_per_iteration, total_steps)
-            next_state = next_state._replace(model=next_state.model.with_log_std(now))
+            next_log_std = log_std(env_steps + config.steps_per_iteration, total_steps)
+            next_state = next_state._replace(model=next_state.model.with_log_std(next_log_std))
         return next_state, metrics
 
     return iterate

@@ -75,6 +75,11 @@ class Settings(ModelSettings):
         """The discount by which episodes go on past the horizon, where no value function stands for the rest."""
         return None
 
+    @property
+    def moving(self) -> list[str]:
+        """The names of the scalar settings that change over the run."""
+        return [name for name, value in vars(self).items() if isinstance(value, Schedule) and value.start != value.end]
+
     def at(self, env_steps: Float[Array, ""] | float, total_steps: float) -> Now:
         """Every scalar setting after `env_steps` of a run of `total_steps`."""
         scalars = {name: value for name, value in vars(self).items() if isinstance(value, Schedule)}

@@ -5,7 +5,11 @@ import os
 import sys
 import traceback
 import warnings
+from importlib.metadata import version
 from typing import Any
+
+from inchworm.checks import did_you_mean
+from inchworm.errors import InchwormError
 
 COMMANDS = {
     "train": "train a policy in an environment",
@@ -45,13 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         width = max(len(name) for name in COMMANDS)
         print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items())))
         return 0
-    # Imported late: JAX takes a second, which `--help` and a misspelt command should not wait for.
-    from inchworm.checks import did_you_mean
-    from inchworm.errors import InchwormError
-
     if arguments[0] in ("--version", "-V"):
-        from importlib.metadata import version
-
         print(f"inchworm {version('inchworm')}")
         return 0
     command = arguments[0]

@@ -24,7 +24,7 @@ class Evaluation:
     lengths: list[int]
     deterministic: bool
     unfinished: int
-    """Episodes cut at `max_episode_steps` because the environment did not end them."""
+    """1 if the last episode was cut at `max_episode_steps` because the environment did not end it, else 0."""
 
     @property
     def mean(self) -> float:
@@ -57,7 +57,7 @@ def evaluate(
         episodes: how many.
         deterministic: act by the distributions' modes.
         seed: of the environment; training environments of the same seed differ from it.
-        max_episode_steps: where an endless episode is cut, and counted as unfinished.
+        max_episode_steps: where an endless episode is cut, and counted as unfinished; it is the last one.
     """
     env = factory()
     returns, lengths, unfinished = [], [], 0
@@ -66,9 +66,12 @@ def evaluate(
             start = env.reset(seed=environment_seed(seed, EVALUATION_STREAM + episode, 0))
             episode_rewards = play(policy, env, start, deterministic)
             rewards = list(islice(episode_rewards, max_episode_steps))
-            unfinished += len(rewards) == max_episode_steps and next(episode_rewards, None) is not None
             returns.append(sum(rewards))
             lengths.append(len(rewards))
+            if len(rewards) == max_episode_steps and next(episode_rewards, None) is not None:
+                # An environment that did not end once would take as long each time.
+                unfinished = 1
+                break
     finally:
         env.close()
     return Evaluation(returns, lengths, deterministic, unfinished)

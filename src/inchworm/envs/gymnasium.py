@@ -361,7 +361,7 @@ class GymnasiumPool:
             raise raised_error("step", error, source) from error
         raw_obs, reward, terminated, truncated, info = unpack("step", answer, STEP_PARTS, source)
         try:
-            reward, terminated, truncated = float(reward), bool(terminated), bool(truncated)
+            reward, terminated, truncated = float(_one(reward)), bool(_one(terminated)), bool(_one(truncated))
         except (TypeError, ValueError) as error:
             raise EnvironmentContractError(
                 "env.step",
@@ -413,6 +413,19 @@ class GymnasiumPool:
     def _answered(self, index: int, leaves: list[np.ndarray]) -> list[np.ndarray]:
         """An observation's leaves, and the mask that came with it."""
         return leaves if self._masks.rows is None else [*leaves, self._masks.rows[index]]
+
+
+_PLAIN = frozenset({bool, float, int, np.bool_, np.float64, np.float32})
+
+
+def _one(value: Any) -> Any:
+    """A single number or flag; TypeError for all else, because bool("no") is true and float("3") is 3."""
+    if type(value) in _PLAIN:
+        return value
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise TypeError(f"{value!r} is no number")
+    return array.item()
 
 
 _PACK = struct.Struct("d??").pack

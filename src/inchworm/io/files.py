@@ -5,6 +5,7 @@ What the checkpoint and policy files share: JSON held to strict rules, tensors h
 
 import errno
 import json
+import math
 import os
 import re
 import secrets
@@ -82,6 +83,15 @@ def read_file(folder: int, name: str, size: int | None) -> bytes:
             wanted = f"at most {MAX_JSON_BYTES}" if size is None else f"the manifest's {size}"
             raise ValueError(f"{name} has {found.st_size} bytes, not {wanted}")
         return file.read(found.st_size)
+
+
+def finite_or_null(document: Any) -> Any:
+    """The document with null for NaN and infinity, which JSON has no word for."""
+    if isinstance(document, dict):
+        return {name: finite_or_null(value) for name, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [finite_or_null(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def parse_object(what: str, data: bytes) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from inchworm.io.files import finite_or_null
+
 TENSORBOARD_SECONDS = 0.5
 """TensorBoard gets a point at most this often; the JSON lines have every iteration."""
 
@@ -22,7 +24,7 @@ class JsonLines:
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row; a number that is not finite becomes null."""
-        self._write({key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()})
+        self._write(finite_or_null(row))
 
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inchworm.errors import CheckpointError, RunFolderError
-from inchworm.io.files import parse_object, replace_file
+from inchworm.io.files import finite_or_null, parse_object, replace_file
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def open_run_folder(path: Path) -> RunFolder:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Writes JSON so that the file is never half written."""
-    replace_file(path, (json.dumps(document, indent=2) + "\n").encode())
+    """Writes JSON so that the file is never half written; a number that is not finite becomes null."""
+    replace_file(path, (json.dumps(finite_or_null(document), indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Policy:
             a pair of that and the carry for the next call.
 
         Raises:
-            ConfigError: observation or mask do not have the space's shape.
+            ConfigError: observation, mask or carry do not have the shape they should.
         """
         leaves, single = self._batch(obs)
         batch = len(leaves[0])
@@ -80,13 +80,28 @@ class Policy:
             distribution, _ = self._acting.act(self._normalizers, stacked, mask=flags)
             own = distribution.mode() if deterministic else distribution.sample_from(self._next_noise(batch))
         else:
-            carry = self.model.initial_carry(batch) if carry is None else carry
+            carry = self._carry(carry, batch)
             self._drawn += 1
             key = jax.random.fold_in(self._key, self._drawn)
             own, carry = _act(self._acting, self._normalizers, key, stacked, flags, carry, deterministic)
         sent = self._door([np.asarray(leaf) for leaf in spaces.flatten(self.action_space, own)])
         action = spaces.unflatten(self.action_space, [leaf[0] for leaf in sent] if single else sent)
         return (action, carry) if self.recurrent else action
+
+    def _carry(self, carry: ArrayTree, batch: int) -> ArrayTree:
+        """The carry to go on from; jax would stretch one of a single environment over a batch without a word."""
+        start = self.model.initial_carry(batch)
+        if carry is None:
+            return start
+        found, expected = (jax.tree.map(np.shape, tree) for tree in (carry, start))
+        if found != expected:
+            raise ConfigError(
+                "carry",
+                repr(found),
+                f"are the shapes of no carry for {batch} observations",
+                f"Give what the last call returned, of shapes {expected}, or None at an episode's start.",
+            )
+        return carry
 
     def _flags(self, mask: Any, batch: int) -> np.ndarray:
         """The mask as flags (batch, M)."""
