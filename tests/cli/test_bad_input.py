@@ -285,6 +285,18 @@ def test_a_command_without_arguments_names_what_is_missing(capsys):
         assert "ENV" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("text", "steps"), [("2048", 2048), ("1e6", 1_000_000), ("2.5E+4", 25_000)])
+def test_steps_may_be_written_with_an_exponent(text, steps):
+    assert train._parse(["CartPole-v1", "--total-steps", text]).total_steps == steps
+
+
+@pytest.mark.parametrize("text", ["2.5e0", "1e-3", "1.2.3e5", "many"])
+def test_steps_that_are_no_whole_number_are_refused(capsys, text):
+    with pytest.raises(SystemExit, match="2"):
+        train._parse(["CartPole-v1", "--total-steps", text])
+    assert f"{text} is no whole number" in " ".join(capsys.readouterr().err.split())
+
+
 def test_of_an_option_given_twice_the_last_counts():
     given = ["CartPole-v1", "--algorithm", "trpo", "--preset=paper", "--algorithm=a2c"]
     assert train._value_of("--algorithm", given) == "a2c"

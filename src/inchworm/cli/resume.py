@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from inchworm.api import resume
-from inchworm.cli.train import report
+from inchworm.cli.train import readers, report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="inchworm resume", args=arguments)
+    with readers():
+        options = tyro.cli(Options, prog="inchworm resume", args=arguments)
     run = resume(
         options.run,
         options.env,

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -138,9 +140,7 @@ def _parse(arguments: list[str]) -> Options:
         "Options", [("settings", settings)], bases=(Options,), frozen=True, kw_only=True
     )
     with_settings.__doc__ = Options.__doc__
-    registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(_scalar_rule)
-    with registry:
+    with readers():
         return tyro.cli(
             with_settings,
             prog="inchworm train",
@@ -178,6 +178,37 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
         elif word.startswith(option + "="):
             value = word.partition("=")[2]
     return value
+
+
+def readers() -> tyro.constructors.ConstructorRegistry:
+    """How the words of options become the values of settings."""
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_integer_rule)
+    registry.primitive_rule(_scalar_rule)
+    return registry
+
+
+def _integer_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Whole numbers may be written as 1e6 too."""
+    if info.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda given: _integer(given[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        number = Decimal(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?e\+?[0-9]{1,2}", text, re.IGNORECASE) else None
+        if number is None or number != int(number):
+            raise ValueError(f"{text} is no whole number") from None
+        return int(number)
 
 
 def _scalar_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
