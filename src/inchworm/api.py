@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -297,13 +297,13 @@ class _OwnParts:
     optimizer: optax.GradientTransformation | None = None
 
     def __post_init__(self) -> None:
-        for name, kind, what in (
-            ("network", Callable, "a function of a random key and the observation space"),
-            ("optimizer", optax.GradientTransformation, "an optax chain"),
+        for name, fits, what in (
+            ("network", callable, "a function of a random key and the observation space"),
+            ("optimizer", lambda value: isinstance(value, optax.GradientTransformation), "an optax chain"),
         ):
             value = getattr(self, name)
             check_hashable(name, value)
-            if value is not None and not isinstance(value, kind):
+            if value is not None and not fits(value):
                 raise ConfigError(name, value, f"is not {what}", f"Give {what}, or leave it out.")
 
     def names(self) -> list[str]:
