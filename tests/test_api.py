@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import inchworm as iw
 from inchworm import api
-from inchworm.collect.host import HostCollector
+from inchworm.collect.host import HostRollouts
 from inchworm.errors import ConfigError, InvariantError, RunFolderError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.run_folder import RunFolder, read_json, write_json
@@ -283,26 +283,26 @@ def test_a_setting_that_is_a_schedule_is_in_the_metrics(tmp_path):
 
 
 def test_statistics_that_move_between_acting_and_updating_are_named(tmp_path, monkeypatch):
-    collect = HostCollector.collect
+    collect = HostRollouts.collect
 
     def drifting(self, model, obs_stats, key):
         moved = tuple(stats._replace(mean=stats.mean + 0.5) for stats in obs_stats)
         return collect(self, model, moved, key)
 
-    monkeypatch.setattr(HostCollector, "collect", drifting)
+    monkeypatch.setattr(HostRollouts, "collect", drifting)
     # The last layer starts small, so the first update must let the policy depend on what it sees.
     with pytest.raises(InvariantError, match=r"1\.0\.mean"):
         train(tmp_path, algorithm=dataclasses.replace(SMALL, learning_rate=0.1))
 
 
 def test_log_probabilities_changed_after_acting_are_told(tmp_path, monkeypatch):
-    collect = HostCollector.collect
+    collect = HostRollouts.collect
 
     def changed(*args):
         rollout, episodes = collect(*args)
         return rollout._replace(log_prob=rollout.log_prob + 0.01), episodes
 
-    monkeypatch.setattr(HostCollector, "collect", changed)
+    monkeypatch.setattr(HostRollouts, "collect", changed)
     with pytest.raises(InvariantError, match="stored log-probabilities or actions were changed"):
         train(tmp_path)
 

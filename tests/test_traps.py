@@ -18,7 +18,7 @@ from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.opening import opening_pass
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.state import Algorithm
-from inchworm.collect.host import HostCollector
+from inchworm.collect.host import HostRollouts
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.models import observations
 from inchworm.models.actor_critic import ActorCritic, make_model
@@ -259,7 +259,7 @@ def door(made_up):
 
     pool = GymnasiumPool(factory, 1, seed=0)
     model = made_up(lambda key: make_model(key, pool.spec, CONFIG))
-    rollout, _ = HostCollector(pool, 16, CONFIG.squash, lambda state, rollout: (state, {})).collect(
+    rollout, _ = HostRollouts(pool, 16, CONFIG.squash).collect(
         model, observations.empty_stats(CHOICE.observation_space, False), jax.random.key(1)
     )
     return model, rollout, np.array(made[0].actions)

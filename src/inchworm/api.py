@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,18 @@ from inchworm.algorithms.settings import Settings
 from inchworm.algorithms.state import Algorithm, TrainState
 from inchworm.algorithms.trpo import TRPO
 from inchworm.checks import check_choice, check_hashable, check_integer, check_output
+from inchworm.collect.collector import Collector, TurnCollector
 from inchworm.collect.evaluate import Evaluation, evaluate
-from inchworm.collect.graph import GraphCollector, make_advance, make_rollout, make_start
-from inchworm.collect.host import HostCollector
+from inchworm.collect.graph import GraphCollector, Programs, make_advance, make_programs
+from inchworm.collect.host import HostRollouts
 from inchworm.collect.record import render_episode
+from inchworm.collect.rollout import make_rollout
 from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
 from inchworm.envs.gymnasium import EnvFactory, make_factory
 from inchworm.envs.jax_env import JaxEnv
 from inchworm.envs.source import EnvSource, env_source
-from inchworm.errors import CheckpointError, ConfigError, TrainingError
+from inchworm.envs.traced import Copies
+from inchworm.errors import CheckpointError, ConfigError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.curve import plot_curves
@@ -47,7 +50,10 @@ from inchworm.models.network import CustomNetwork
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
 from inchworm.spaces import EnvSpec
-from inchworm.train import Iteration, Observer, Progress, train_loop
+from inchworm.train import Iteration, LiveRun, Observer, Progress, train_loop
+
+MAX_STEPS_PER_CALL = 2**18
+"""Of a compiled call of several iterations, which keeps a few numbers for each step."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ class Run:
         """
         check_integer("episodes", episodes, 1)
         seed = self.config.seed if seed is None else check_integer("seed", seed, 0, 2**32 - 1)
-        return _evaluate(self.policy, self.environments(env), episodes, deterministic, seed)
+        factory = _factory_of(self.environments(env))
+        return evaluate(self.policy, factory, episodes=episodes, deterministic=deterministic, seed=seed)
 
     def environments(self, env: Any = None) -> EnvSource:
         """Where environments like the run's come from: what is given, or what it was trained in."""
@@ -168,8 +175,12 @@ def train(
         threads=threads,
     )
     own = _OwnParts(network, optimizer)
-    trainer = _Trainer(config, source, own, evaluation_episodes, on_iteration, progress)
-    return trainer.run(create_run_folder(Path(out), config.env, config.algorithm_name, seed, name), None)
+    config = dataclasses.replace(config, own_parts=own.names())
+    # What can fail for a wrong environment or setting comes before anything is written.
+    collector = _make_collector(config, source, own)
+    trainer = _Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
+    folder = create_run_folder(Path(out), config.env, config.algorithm_name, seed, name)
+    return _run(trainer, collector, folder)
 
 
 def resume(
@@ -219,12 +230,13 @@ def resume(
         parent = None
     own = _OwnParts(network, optimizer)
     own.check_given_again(config)
-    trainer = _Trainer(config, source, own, evaluation_episodes, on_iteration, progress)
+    collector = _make_collector(config, source, own)
+    trainer = _Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
     if folder is None:
         folder = create_run_folder(
             Path(path).resolve().parents[2], config.env, config.algorithm_name, config.seed, None
         )
-    return trainer.run(folder, checkpoint, None if parent is None else parent.path)
+    return _run(trainer, collector, folder, checkpoint, None if parent is None else parent.path)
 
 
 def load(path: str | Path, *, network: CustomNetwork | None = None) -> Run:
@@ -306,8 +318,8 @@ class _OwnParts:
             if value is not None and not fits(value):
                 raise ConfigError(name, value, f"is not {what}", f"Give {what}, or leave it out.")
 
-    def names(self) -> list[str]:
-        return [name for name in ("network", "optimizer") if getattr(self, name) is not None]
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in ("network", "optimizer") if getattr(self, name) is not None)
 
     def check_given_again(self, config: RunConfig) -> None:
         """Raises `ConfigError` unless just those parts are here that the run was started with."""
@@ -337,108 +349,127 @@ class _Compiled:
 
     init: Any
     iterate: Any
-    start: Any = None
-    """With a JAX environment: `init` and `iterate` of environments and learner together."""
-    advance: Any = None
+    programs: Programs | None
+    """With a JAX environment: environments and learner together."""
 
 
 @lru_cache(maxsize=16)
 def _compiled(config: Settings, spec: EnvSpec, total_steps: int, own: _OwnParts, jax_env: JaxEnv | None) -> _Compiled:
     algorithm = _make_algorithm(config, spec, total_steps, own)
     iterate = make_iteration(algorithm, spec, config, total_steps)
-    if jax_env is None:
-        return _Compiled(jax.jit(algorithm.init), jax.jit(iterate))
-    rollout = make_rollout(jax_env, (config.horizon, config.num_envs), config.squash)
-    advance = jax.jit(make_advance(rollout, iterate, config.tail_gamma))
-    return _Compiled(jax.jit(algorithm.init), None, jax.jit(make_start(jax_env)), advance)
+    programs = None
+    if jax_env is not None:
+        envs, shape = Copies(jax_env), (config.horizon, config.num_envs)
+        advance = make_advance(make_rollout(envs, config.squash), iterate, shape, config.tail_gamma)
+        iterations = -(-total_steps // config.steps_per_iteration)
+        capacity = max(1, min(iterations, MAX_STEPS_PER_CALL // config.steps_per_iteration))
+        programs = make_programs(algorithm.init, envs, advance, capacity, None)
+    return _Compiled(jax.jit(algorithm.init), jax.jit(iterate), programs)
+
+
+def _make_collector(config: RunConfig, source: EnvSource, own: _OwnParts) -> Collector:
+    algorithm = config.algorithm
+    compiled = _compiled(algorithm, source.spec, config.total_steps, own, source.jax_env)
+    if compiled.programs is not None:
+        return GraphCollector(compiled.programs, [config.seed], algorithm.num_envs)
+    pool = source.make_pool(algorithm.num_envs, config.seed)
+    rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
+    state = compiled.init(jax.random.key(config.seed))
+    return TurnCollector(rollouts, state, compiled.iterate, algorithm.tail_gamma)
+
+
+def _run(
+    trainer: "_Trainer",
+    collector: Collector,
+    folder: RunFolder,
+    checkpoint: Checkpoint | None = None,
+    parent: Path | None = None,
+) -> Run:
+    """The whole run, from nothing or from a checkpoint."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(collector.close)
+        live = trainer.start(stack, folder, checkpoint, parent)
+        with _signals() as interrupted:
+            train_loop([live], collector, interrupted)
+            run = trainer.finish(live)
+        if run.summary["stopped_by"].startswith("SIG"):
+            _leave(run)
+        trainer.evaluate(run)
+    return run
 
 
 class _Trainer:
-    """One run in its folder: builds the parts, runs the loop, writes the results."""
+    """One run in its folder: watches it while it is trained, and writes the results."""
 
     def __init__(
         self,
         config: RunConfig,
         source: EnvSource,
-        own: _OwnParts,
+        collector: Collector,
+        index: int,
         evaluation_episodes: int,
         on_iteration: Observer | None,
         show_progress: bool,
     ) -> None:
-        """Builds what can fail for a wrong environment or setting, before anything is written."""
-        self.config, self.source = dataclasses.replace(config, own_parts=tuple(own.names())), source
+        """Takes the run of that index among the collector's."""
+        self.config, self.source, self.collector, self.index = config, source, collector, index
         self.evaluation_episodes, self.on_iteration = evaluation_episodes, on_iteration
         self.show_progress = show_progress
-        algorithm = config.algorithm
-        compiled = _compiled(algorithm, source.spec, config.total_steps, own, source.jax_env)
-        self.init = compiled.init
-        self.template = jax.eval_shape(self.init, jax.random.key(0))
-        if source.jax_env is None:
-            pool = source.make_pool(algorithm.num_envs, config.seed)
-            self.collector = HostCollector(
-                pool, algorithm.horizon, algorithm.squash, compiled.iterate, algorithm.tail_gamma
-            )
-        else:
-            self.collector = GraphCollector(compiled.start, compiled.advance, algorithm.num_envs, config.seed)
         self.progress = Progress()
         self.best: tuple[int, float] | None = None
         self.save_failure: CheckpointError | None = None
 
-    def run(self, folder: RunFolder, checkpoint: Checkpoint | None, parent: Path | None = None) -> Run:
-        """The whole run, from nothing or from a checkpoint."""
+    def start(
+        self, stack: contextlib.ExitStack, folder: RunFolder, checkpoint: Checkpoint | None, parent: Path | None
+    ) -> LiveRun:
+        """Begins the run in a folder, from nothing or from a checkpoint."""
         self.folder = folder
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.collector.close)
-            stack.enter_context(folder.lock())
-            if checkpoint is None:
-                state = self.init(jax.random.key(self.config.seed))
-                write_json(self.folder.provenance, provenance() | {"resumed": []})
-            else:
-                state = self._take_up(checkpoint, parent)
-            write_json(self.folder.config, self.config.to_json())
-            observers = self._observers(stack)
-            with _signals() as interrupted:
-                try:
-                    state, reason = train_loop(
-                        self.config,
-                        state,
-                        self.collector,
-                        self.progress,
-                        observers,
-                        self._save,
-                        interrupted,
-                    )
-                except TrainingError as error:
-                    newest = checkpoints.list_checkpoints(self.folder.checkpoints)[-1:]
-                    where = f"Last good checkpoint: {newest[0]}." if newest else "There was no checkpoint yet."
-                    raise type(error)(f"{error} {where}") from error
-                if self.save_failure is not None:
-                    raise self.save_failure
-                policy = Policy(
-                    state.model, state.obs_stats, self.config.algorithm, self.config.seed, self._policy_info()
-                )
-                save_policy(self.folder.policy, policy)
-                summary = self._summary(state, reason)
-                write_json(self.folder.summary, summary)
-                if reason.startswith("SIG"):
-                    _leave(reason, self.folder, self.config)
-            if self.evaluation_episodes and self.source.factory is not None:
-                for kind, deterministic in (("deterministic", True), ("stochastic", False)):
-                    result = _evaluate(policy, self.source, self.evaluation_episodes, deterministic, self.config.seed)
-                    summary[f"evaluation_{kind}"] = result.summary()
-            write_json(self.folder.summary, summary)
-        rows = read_metrics(self.folder.metrics)
-        plot_curves(
-            [("", rows)],
-            self.folder.curve,
-            f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}",
-        )
+        stack.enter_context(folder.lock())
+        if checkpoint is None:
+            write_json(self.folder.provenance, provenance() | {"resumed": []})
+        else:
+            self._take_up(checkpoint, parent)
+        write_json(self.folder.config, self.config.to_json())
+        return LiveRun(self.config, self.progress, self._observers(stack), self._save)
+
+    def finish(self, run: LiveRun) -> Run:
+        """Writes what the run came to.
+
+        Raises:
+            TrainingError: it could not go on.
+            CheckpointError: its last checkpoint could not be written.
+        """
+        if run.failure is not None:
+            newest = checkpoints.list_checkpoints(self.folder.checkpoints)[-1:]
+            where = f"Last good checkpoint: {newest[0]}." if newest else "There was no checkpoint yet."
+            raise type(run.failure)(f"{run.failure} {where}") from run.failure
+        if self.save_failure is not None:
+            raise self.save_failure
+        assert run.reason is not None
+        state = self.collector.state(self.index)
+        policy = Policy(state.model, state.obs_stats, self.config.algorithm, self.config.seed, self._policy_info())
+        save_policy(self.folder.policy, policy)
+        summary = self._summary(state, run.reason)
+        write_json(self.folder.summary, summary)
         return Run(self.folder.path, self.config, policy, summary, self.source)
 
-    def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> TrainState:
+    def evaluate(self, run: Run) -> None:
+        """Adds returns in environments apart from training to the summary, and draws the curve."""
+        if self.evaluation_episodes and self.source.factory is not None:
+            for kind, deterministic in (("deterministic", True), ("stochastic", False)):
+                result = run.evaluate(episodes=self.evaluation_episodes, deterministic=deterministic)
+                run.summary[f"evaluation_{kind}"] = result.summary()
+            write_json(self.folder.summary, run.summary)
+        title = f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}"
+        plot_curves([("", run.metrics())], self.folder.curve, title)
+
+    def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> None:
         """State, environments and progress of a checkpoint."""
-        state = from_arrays(self.template, checkpoint.state)
-        problems = self.collector.restore(checkpoint.collector_arrays, checkpoint.collector.get("collector", {}))
+        template = jax.eval_shape(partial(self.collector.state, self.index))
+        state = from_arrays(template, checkpoint.state)
+        problems = self.collector.restore(
+            self.index, state, checkpoint.collector_arrays, checkpoint.collector.get("collector", {})
+        )
         try:
             remembered = dict(checkpoint.collector["progress"])
             self.progress.iteration = int(remembered["iteration"])
@@ -467,7 +498,6 @@ class _Trainer:
         document = then if parent is None else now | {"parent": str(parent), "resumed": []}
         document["resumed"] = [*document.get("resumed", []), event]
         write_json(self.folder.provenance, document)
-        return state
 
     def _observers(self, stack: contextlib.ExitStack) -> list[Observer]:
         """What is told of each iteration: the metrics file, TensorBoard, the progress line, the user."""
@@ -505,7 +535,7 @@ class _Trainer:
 
     def _save(self, state: TrainState, progress: Progress) -> None:
         """Writes a checkpoint; where that fails, training goes on and the next one may succeed."""
-        arrays, document = self.collector.snapshot()
+        arrays, document = self.collector.snapshot(self.index)
         mean_return = progress.mean_return
         best = self.best
         if mean_return is not None and math.isfinite(mean_return) and (best is None or mean_return > best[1]):
@@ -604,10 +634,6 @@ def _source_of(config: RunConfig, env: Any) -> EnvSource:
     )
 
 
-def _evaluate(policy: Policy, source: EnvSource, episodes: int, deterministic: bool, seed: int) -> Evaluation:
-    return evaluate(policy, _factory_of(source), episodes=episodes, deterministic=deterministic, seed=seed)
-
-
 def _factory_of(source: EnvSource) -> EnvFactory:
     if source.factory is None:
         raise ConfigError(
@@ -644,13 +670,14 @@ def _signals() -> Iterator[Any]:
             signal.signal(number, handler)
 
 
-def _leave(reason: str, folder: RunFolder, config: RunConfig) -> None:
+def _leave(run: Run) -> None:
     """Ends the program as the signal asked, now that everything is saved."""
+    folder, config, reason = run.folder, run.config, run.summary["stopped_by"]
     again = ["env"] * (not config.env_by_id) + list(config.own_parts)
     if again:
-        call = f"iw.resume({str(folder.path)!r}, {', '.join(f'{part}=...' for part in again)}) in Python"
+        call = f"iw.resume({str(folder)!r}, {', '.join(f'{part}=...' for part in again)}) in Python"
     else:
-        call = f"inchworm resume {folder.path}" + (f" --env {config.env}" if ":" in config.env else "")
+        call = f"inchworm resume {folder}" + (f" --env {config.env}" if ":" in config.env else "")
     print(f"Stopped by {reason}; everything is saved. Continue with: {call}")
     if reason == "SIGINT":
         raise KeyboardInterrupt

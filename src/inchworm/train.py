@@ -5,30 +5,21 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
-import jax
 import numpy as np
 
 from inchworm.algorithms.state import TrainState
+from inchworm.collect.collector import Collector, Outcome
 from inchworm.config import RunConfig
-from inchworm.errors import InvariantError, NonFiniteError
-from inchworm.numerics.tree import to_arrays
-from inchworm.types import Episodes, Metrics
+from inchworm.errors import InvariantError, NonFiniteError, TrainingError
+from inchworm.types import Episodes
 
 MAX_SKIPPED_IN_ROW = 10
 """Updates that may be dropped one after the other before training stops."""
-
-
-class Collector(Protocol):
-    """Where experience comes from, and what is learned from it."""
-
-    acted_with: Any
-    """The model and the statistics of the last rollout."""
-
-    def advance(self, state: TrainState) -> tuple[TrainState, Metrics, Episodes]:
-        """Collects T steps of N environments, going on where the last rollout ended, and updates from them."""
-        ...
+CALL_SECONDS = 1.0
+"""How long a call of several iterations should take, after which signals are heard and files are written."""
 
 
 @dataclass(frozen=True)
@@ -66,64 +57,99 @@ class Progress:
         return float(np.mean(self.returns)) if self.returns else None
 
 
-def train_loop(
-    config: RunConfig,
-    state: TrainState,
-    collector: Collector,
-    progress: Progress,
-    observers: Sequence[Observer],
-    save: Callable[[TrainState, Progress], None],
-    interrupted: Callable[[], str | None],
-) -> tuple[TrainState, str]:
-    """Collects and updates until there is a reason to stop.
+@dataclass
+class LiveRun:
+    """A run on its way through the loop."""
 
-    Args:
-        config: budget, limits and checkpoint interval.
-        state: where to start.
-        collector: takes the state from one iteration to the next.
-        progress: is kept up to date in place.
-        observers: called after each iteration, in order.
-        save: writes a checkpoint.
-        interrupted: names the reason if someone asked for the run to stop.
+    config: RunConfig
+    """Budget, limits and checkpoint interval."""
+    progress: Progress
+    """Is kept up to date."""
+    observers: list[Observer]
+    """Called after each iteration, in order."""
+    save: Callable[[TrainState, Progress], None]
+    """Writes a checkpoint."""
+    reason: str | None = None
+    """Why it stopped, None as long as it has not."""
+    failure: TrainingError | None = None
+    """The error to raise, where it stopped because it cannot go on."""
+    saved: float = field(default_factory=time.monotonic)
+    """When the last checkpoint was written."""
 
-    Returns:
-        The last state, which has been saved, and why the loop stopped.
+    @property
+    def iterations_left(self) -> int:
+        """Iterations until the budget is reached, 0 for a run that has stopped."""
+        steps_left = self.config.total_steps - self.progress.iteration * self.config.algorithm.steps_per_iteration
+        return 0 if self.reason else max(-(-steps_left // self.config.algorithm.steps_per_iteration), 1)
 
-    Raises:
-        InvariantError: acting and updating disagree about the policy.
-        NonFiniteError: too many updates in a row met NaN or infinity.
-    """
-    steps_per_iteration = config.algorithm.steps_per_iteration
-    observers = list(observers)
-    last_save = last_clock = time.monotonic()
-    reason = None
-    while reason is None:
-        before = state
-        state, raw_metrics, episodes = collector.advance(state)
-        metrics = {name: float(value) for name, value in jax.device_get(raw_metrics).items()}
-        _check_invariant(metrics, before, collector)
+    def take(self, outcomes: Sequence[Outcome], seconds: float, moved: Callable[[], list[str]]) -> int:
+        """Takes in iterations of so many seconds each.
 
-        now = time.monotonic()
-        seconds, last_clock = max(now - last_clock, 1e-9), now
+        Returns:
+            How many of them belong to the run: all, or those up to the one after which it stops.
+        """
+        for taken, (metrics, episodes) in enumerate(outcomes, start=1):
+            self.failure = _broken_invariant(metrics, moved)
+            if self.failure is not None:
+                self.reason = "invariant"
+            else:
+                self._take(metrics, episodes, seconds)
+            if self.reason is not None:
+                return taken
+        return len(outcomes)
+
+    def _take(self, metrics: dict[str, float], episodes: Episodes, seconds: float) -> None:
+        config, progress = self.config, self.progress
         progress.iteration += 1
         progress.seconds += seconds
         metrics |= _episode_metrics(progress, episodes)
-        metrics["time/steps_per_second"] = steps_per_iteration / seconds
-        env_steps = progress.iteration * steps_per_iteration
+        metrics["time/steps_per_second"] = config.algorithm.steps_per_iteration / seconds
+        env_steps = progress.iteration * config.algorithm.steps_per_iteration
         report = Iteration(progress.iteration, env_steps, config.total_steps, progress.seconds, metrics)
-        told_to_stop = _tell(observers, report)
-        reason = "callback" if told_to_stop else _stop_reason(config, progress) or interrupted()
-        stuck = metrics["guard/skipped"] and int(state.skipped_in_row) >= MAX_SKIPPED_IN_ROW
-        if reason is not None or stuck or now - last_save >= config.checkpoint_seconds:
-            save(state, progress)
-            last_save = now
-        if stuck:
-            raise NonFiniteError(
+        told_to_stop = _tell(self.observers, report)
+        self.reason = "callback" if told_to_stop else _stop_reason(config, progress)
+        if metrics["guard/skipped_in_row"] >= MAX_SKIPPED_IN_ROW:
+            self.reason = self.reason or "non_finite"
+            self.failure = NonFiniteError(
                 f"{MAX_SKIPPED_IN_ROW} updates in a row met NaN or infinity in rewards, observations, gradients or "
                 "parameters; all were dropped and the parameters are those of the last good update. Check the "
                 "environment's rewards and observations with `inchworm check`, or lower learning_rate."
             )
-    return state, reason
+
+
+def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Callable[[], str | None]) -> None:
+    """Collects and updates until there is a reason to stop each of the runs.
+
+    Args:
+        runs: from where they stand; each is told why it stopped, and its last state has been saved then.
+        collector: takes all of them from one iteration to the next.
+        interrupted: names the reason if someone asked for them to stop.
+    """
+    at_once, clock = 1, time.monotonic()
+    while any(run.reason is None for run in runs):
+        counts = [min(run.iterations_left, at_once) for run in runs]
+        began = time.monotonic()
+        outcomes = collector.advance(counts)
+        now = time.monotonic()
+        # Wall-clock time, with what was logged and written since the last call.
+        seconds, clock = max(now - clock, 1e-9) / max(counts), now
+        taken = [
+            run.take(rows, seconds, partial(collector.moved, index))
+            for index, (run, rows) in enumerate(zip(runs, outcomes, strict=True))
+        ]
+        if taken != counts:
+            collector.repeat(taken)
+        fitting = int(CALL_SECONDS * max(counts) / max(now - began, 1e-9))
+        at_once = max(1, min(fitting, collector.capacity, 8 * at_once))
+        signal = interrupted()
+        for index, run in enumerate(runs):
+            if not counts[index]:
+                continue
+            run.reason = run.reason or signal
+            due = run.reason is not None or time.monotonic() - run.saved >= run.config.checkpoint_seconds
+            if due and not isinstance(run.failure, InvariantError):
+                run.save(collector.state(index), run.progress)
+                run.saved = time.monotonic()
 
 
 def _stop_reason(config: RunConfig, progress: Progress) -> str | None:
@@ -165,25 +191,24 @@ def _tell(observers: list[Observer], report: Iteration) -> bool:
     return stop
 
 
-def _check_invariant(metrics: dict[str, float], before: TrainState, collector: Collector) -> None:
+def _broken_invariant(metrics: dict[str, float], find_moved: Callable[[], list[str]]) -> InvariantError | None:
     """The ratio must be 1 before the first step, or the clip and the KL mean nothing."""
     if forbidden := metrics.get("policy/forbidden_actions"):
-        raise InvariantError(
+        return InvariantError(
             f"policy/forbidden_actions = {forbidden:.0f}: actions were stored that their mask forbids. Either a mask "
             "allows nothing, or masks, actions or log-probabilities of the rollout were changed between acting and "
             "updating."
         )
     drift, tolerance = metrics["policy/log_ratio_at_start"], metrics["policy/log_ratio_tolerance"]
     if metrics["guard/skipped"] or drift <= tolerance:
-        return
-    updated, acted = to_arrays((before.model, before.obs_stats)), to_arrays(collector.acted_with)
-    moved = [name for name in updated if not np.array_equal(updated[name], acted[name])]
+        return None
+    moved = find_moved()
     cause = (
         f"Between acting and updating these moved: {', '.join(moved)}."
         if moved
         else "Parameters and statistics are the same, so the stored log-probabilities or actions were changed."
     )
-    raise InvariantError(
+    return InvariantError(
         f"policy/log_ratio_at_start = {drift:.3g}: the policy being updated gives the stored actions other "
         f"log-probabilities than the policy that acted (up to {tolerance:.1g} is rounding). {cause}"
     )

@@ -8,10 +8,13 @@ import inchworm as iw
 from inchworm import api
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO
-from inchworm.collect.graph import GraphCollector, make_advance, make_rollout, make_start
-from inchworm.collect.host import HostCollector
+from inchworm.collect.collector import TurnCollector
+from inchworm.collect.graph import GraphCollector, make_advance, make_programs
+from inchworm.collect.host import HostRollouts
+from inchworm.collect.rollout import make_rollout
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.jax_env import GymnasiumView
+from inchworm.envs.traced import Copies
 from inchworm.numerics.tree import to_arrays
 from jax_probes import Cue, Recall
 
@@ -30,39 +33,37 @@ def test_compiled_and_host_rollouts_and_updates_are_the_same(case):
     config = PPO(**CONFIG | settings | {"num_epochs": 2})
     learner = api._make_algorithm(config, env.spec, 1000, api._OwnParts())
     iterate = make_iteration(learner, env.spec, config, 1000)
-    rollout = make_rollout(env, (config.horizon, config.num_envs), config.squash)
+    shape, envs = (config.horizon, config.num_envs), Copies(env)
     seen = {"graph": [], "host": []}
 
     def recording(path):
         def record(state, collected):
-            seen[path].append(jax.device_get(collected))
-            return compiled(state, collected)
+            jax.debug.callback(lambda rollout: seen[path].append(jax.tree.map(np.array, rollout)), collected)
+            return iterate(state, collected)
 
         return record
 
-    compiled, collect = jax.jit(iterate), jax.jit(rollout)
-
-    def collect_and_record(*args):
-        collected, *rest = collect(*args)
-        seen["graph"].append(jax.device_get(collected))
-        return collected, *rest
-
-    graph = GraphCollector(jax.jit(make_start(env)), make_advance(collect_and_record, compiled), config.num_envs, 5)
-    pool = GymnasiumPool(lambda: GymnasiumView(env), config.num_envs, 5)
-    host = HostCollector(pool, config.horizon, config.squash, recording("host"))
-    by_graph = by_host = jax.jit(learner.init)(jax.random.key(0))
-    for _ in range(2):
-        by_graph, _, graph_episodes = graph.advance(by_graph)
-        by_host, _, host_episodes = host.advance(by_host)
-        for ours, theirs in zip(graph_episodes, host_episodes, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5)
-        collected, expected = (to_arrays(rollouts[-1]) for rollouts in seen.values())
+    advance = make_advance(make_rollout(envs, config.squash), recording("graph"), shape, None)
+    programs = make_programs(learner.init, envs, advance, capacity=2, mesh=None)
+    graph = GraphCollector(programs, [5], config.num_envs)
+    rollouts = HostRollouts(
+        GymnasiumPool(lambda: GymnasiumView(env), config.num_envs, 5), config.horizon, config.squash
+    )
+    state = jax.jit(learner.init)(jax.random.key(5))
+    host = TurnCollector(rollouts, state, jax.jit(recording("host")), None)
+    (by_graph,), (first,), (second,) = graph.advance([2]), host.advance([1]), host.advance([1])
+    jax.effects_barrier()
+    for ours, theirs in zip(by_graph, [*first, *second], strict=True):
+        assert ours.metrics.keys() == theirs.metrics.keys()
+        for leaf, expected in zip(ours.episodes, theirs.episodes, strict=True):
+            np.testing.assert_allclose(leaf, expected, atol=1e-5)
+    for collected, expected in zip(*(map(to_arrays, rollouts) for rollouts in seen.values()), strict=True):
         assert collected.keys() == expected.keys()
         for name, array in collected.items():
             assert array.dtype == expected[name].dtype, name
             np.testing.assert_allclose(array, expected[name], atol=2e-5, err_msg=name)
-    for name, array in to_arrays(by_graph.model).items():
-        np.testing.assert_allclose(array, to_arrays(by_host.model)[name], atol=1e-4, err_msg=name)
+    for name, array in to_arrays(graph.state(0).model).items():
+        np.testing.assert_allclose(array, to_arrays(host.state(0).model)[name], atol=1e-4, err_msg=name)
 
 
 def test_a_run_on_a_jax_environment_trains_evaluates_and_resumes_exactly(tmp_path):

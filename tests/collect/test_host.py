@@ -12,7 +12,7 @@ from gymnasium.vector import SyncVectorEnv
 from fixed_model import fixed_model
 from inchworm import spaces
 from inchworm.collect import acting
-from inchworm.collect.host import HostCollector
+from inchworm.collect.host import HostRollouts
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.vector import VectorPool
 from inchworm.errors import CheckpointError
@@ -97,7 +97,7 @@ class Run:
 
     def __init__(self, toy, horizon=HORIZON, pool=None, model=None):
         self.pool = pool or GymnasiumPool(toy, NUM_ENVS, 4)
-        self.collector = HostCollector(self.pool, horizon, "clip", lambda state, rollout: (state, {}))
+        self.collector = HostRollouts(self.pool, horizon, "clip")
         self.model, self.stats = model or fixed_model(self.pool.spec, log_std=-0.5), statistics(self.pool.spec)
 
     def collect(self, number):

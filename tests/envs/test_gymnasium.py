@@ -12,7 +12,7 @@ from gymnasium import spaces as gym_spaces
 
 from fixed_model import fixed_model
 from inchworm import spaces
-from inchworm.collect.host import HostCollector
+from inchworm.collect.host import HostRollouts
 from inchworm.envs import gymnasium as adapter
 from inchworm.envs.gymnasium import GymnasiumPool, from_gymnasium, make_factory
 from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
@@ -298,7 +298,7 @@ def test_both_flags_count_as_terminated():
 
     pool = GymnasiumPool(Both, 2, 0)
     stats = observations.empty_stats(pool.spec.observation_space, False)
-    collector = HostCollector(pool, 8, "clip", lambda state, rollout: (state, {}))
+    collector = HostRollouts(pool, 8, "clip")
     rollout, episodes = collector.collect(fixed_model(pool.spec, log_std=0.0), stats, jax.random.key(0))
     np.testing.assert_array_equal(np.argwhere(rollout.terminated[:, 0])[:, 0], [3, 7])
     assert not rollout.truncated.any()

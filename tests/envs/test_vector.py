@@ -14,7 +14,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from fixed_model import fixed_model
 from inchworm import spaces
-from inchworm.collect.host import HostCollector
+from inchworm.collect.host import HostRollouts
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
 from inchworm.envs.vector import VectorPool
@@ -526,7 +526,7 @@ def test_a_garbled_snapshot_is_refused(document):
 
 def test_collected_episodes_do_not_count_reset_rows():
     def ends(pool):
-        collector = HostCollector(pool, 60, "clip", lambda state, rollout: (state, {}))
+        collector = HostRollouts(pool, 60, "clip")
         model = fixed_model(pool.spec, log_std=0.0)
         stats = observations.empty_stats(pool.spec.observation_space, False)
         found = [[] for _ in range(NUM_ENVS)]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import inchworm as iw
-from inchworm.collect.host import HostCollector
+from inchworm.collect.host import HostRollouts
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.run_folder import RunFolder, read_json
 
@@ -151,13 +151,13 @@ def test_stopping_at_random_instants_changes_no_bit(unstopped, tmp_path, capsys)
 
 def test_stopping_in_the_first_iteration_changes_no_bit(unstopped, tmp_path, monkeypatch):
     name, expected, *_ = unstopped
-    collect = HostCollector.collect
+    collect = HostRollouts.collect
 
     def collect_and_stop(*args):
         interrupt()
         return collect(*args)
 
-    monkeypatch.setattr(HostCollector, "collect", collect_and_stop)
+    monkeypatch.setattr(HostRollouts, "collect", collect_and_stop)
     path = stopped(name, tmp_path)
     monkeypatch.undo()
     assert read_json(RunFolder(path).summary)["iterations"] == 1

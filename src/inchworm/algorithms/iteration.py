@@ -61,6 +61,7 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_
         now = config.at(env_steps, total_steps)
         metrics = {f"schedule/{name}": now[name] for name in config.moving} | metrics
         next_state = _advance(state, new_state, finite)
+        metrics["guard/skipped_in_row"] = next_state.skipped_in_row.astype(jnp.float32)
         if isinstance(log_std, Schedule):
             next_log_std = log_std(env_steps + config.steps_per_iteration, total_steps)
             next_state = next_state._replace(model=next_state.model.with_log_std(next_log_std))

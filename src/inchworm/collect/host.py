@@ -3,32 +3,25 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from inchworm import spaces
-from inchworm.algorithms.iteration import Iterate
-from inchworm.algorithms.state import TrainState, collection_key
-from inchworm.collect import tail as tails
 from inchworm.collect.acting import make_actor
 from inchworm.envs.pool import Pool, PoolSnapshot, StepBuffers
 from inchworm.errors import CheckpointError
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.numerics.tree import from_arrays, to_arrays
-from inchworm.types import ArrayTree, Episodes, Metrics, PRNGKey, Rollout
+from inchworm.types import ArrayTree, Episodes, PRNGKey, Rollout
 
 
-class HostCollector:
+class HostRollouts:
     """Collects (T, N) rollouts from a pool, each going on where the last one ended."""
 
-    def __init__(
-        self, pool: Pool, horizon: int, squash: spaces.Squash, iterate: Iterate, tail_gamma: float | None = None
-    ) -> None:
-        """Takes over a pool; with `tail_gamma` episodes that the horizon cuts are continued, discounted by it."""
+    def __init__(self, pool: Pool, horizon: int, squash: spaces.Squash) -> None:
+        """Takes over a pool."""
         self.pool = pool
-        self._iterate, self._tail_gamma = iterate, tail_gamma
-        self._horizon = horizon
+        self.shape = (horizon, pool.num_envs)
         self._door = spaces.action_door(pool.spec.action_space, squash)
         self._first = np.ones(pool.num_envs, bool)
         self._carry: ArrayTree = None
@@ -39,27 +32,11 @@ class HostCollector:
         self._obs = [leaf[0] for leaf in start.obs]
         self._started = False
 
-    def advance(self, state: TrainState) -> tuple[TrainState, Metrics, Episodes]:
-        """One iteration: a rollout, and the update from it."""
-        key = collection_key(state.key, state.iteration)
-        rollout, episodes = self.collect(state.model, state.obs_stats, key)
-        if self._tail_gamma is None:
-            state, metrics = self._iterate(state, rollout)
-            return state, metrics, episodes
-        after, steps = tails.start(rollout), 0
-        while np.any(after.alive) and steps < tails.MAX_TAIL_STEPS:
-            steps += self._horizon
-            more = self.collect(state.model, state.obs_stats, jax.random.fold_in(key, steps))
-            after = tails.extend(after, *more, self._tail_gamma)
-        rollout, episodes = tails.attach(rollout, episodes, jax.device_get(after))
-        state, metrics = self._iterate(state, rollout)
-        return state, metrics | {"collect/tail_steps": jnp.float32(steps * self.pool.num_envs)}, episodes
-
     def collect(self, model: Model, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
         """T steps of every environment under one policy with frozen statistics."""
         self._start()
         self.acted_with = (model, obs_stats)
-        horizon, num_envs = self._horizon, self.pool.num_envs
+        horizon, num_envs = self.shape
         observation_space, action_space = self.pool.spec.observation_space, self.pool.spec.action_space
         # New arrays each time, because JAX may go on reading the last rollout's.
         buffers = StepBuffers.empty(observation_space, horizon, num_envs)

@@ -49,22 +49,20 @@ class ClassicControl:
     def step(self, state: Clocked, action: Array, key: PRNGKey) -> Step:
         physics, reward, terminated = self.move(state.physics, action)
         steps = state.steps + 1
-        return Step(
-            Clocked(physics, steps), self.observe(physics), reward, terminated, steps >= self.max_episode_steps
-        )
+        return Step(Clocked(physics, steps), self.observe(physics), reward, terminated, steps >= self.max_episode_steps)
 
 
 def _uniform(low: tuple[float, ...], high: tuple[float, ...]) -> Callable[[PRNGKey], State]:
     """A state drawn uniformly between two corners."""
-    corners = np.float32(low), np.float32(high)
+    corners = np.array(low, np.float32), np.array(high, np.float32)
     return lambda key: jax.random.uniform(key, (len(low),), jnp.float32, *corners)
 
 
 def _box(*high: float, low: tuple[float, ...] | None = None) -> Box:
     """Observations within bounds, which Gymnasium holds in float32; symmetric unless `low` is given."""
-    highs = np.float32(high)
-    lows = -highs if low is None else np.float32(low)
-    return Box((len(high),), "float32", tuple(map(float, lows)), tuple(map(float, highs)))
+    highs = np.array(high, np.float32)
+    lows = -highs if low is None else np.array(low, np.float32)
+    return Box((len(high),), "float32", tuple(lows.tolist()), tuple(highs.tolist()))
 
 
 def _same(physics: State) -> Obs:
@@ -82,7 +80,7 @@ CART_LIMIT, POLE_LIMIT = 2.4, math.radians(12)
 
 
 def _move_cart_pole(physics: State, action: Array) -> Moved:
-    x, speed, angle, spin = physics
+    _, speed, angle, spin = physics
     mass = CART_MASS + POLE_MASS
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     push = (jnp.where(action == 1, PUSH, -PUSH) + POLE_MASS * HALF_LENGTH * spin**2 * sin) / mass
@@ -115,7 +113,7 @@ def _observe_pendulum(physics: State) -> Obs:
 # and a moment of inertia of 1, and a torque on the joint between them.
 ACROBOT_SECONDS = 0.2
 CENTRE = 0.5
-MAX_SPINS = np.float32([4 * np.pi, 9 * np.pi])
+MAX_SPINS = np.array([4 * np.pi, 9 * np.pi], np.float32)
 
 
 def _acrobot_slope(physics: State, torque: Float[Array, ""]) -> State:
@@ -199,15 +197,13 @@ CLASSIC_CONTROL = {
         ),
         ClassicControl(
             "Acrobot-v1",
-            EnvSpec(_box(1.0, 1.0, 1.0, 1.0, *map(float, MAX_SPINS)), Discrete(3)),
+            EnvSpec(_box(1.0, 1.0, 1.0, 1.0, *MAX_SPINS.tolist()), Discrete(3)),
             _uniform((-0.1,) * 4, (0.1,) * 4),
             _move_acrobot,
             _observe_acrobot,
             500,
         ),
-        ClassicControl(
-            "MountainCar-v0", EnvSpec(_CAR_BOX, Discrete(3)), _CAR_START, _move_mountain_car, _same, 200
-        ),
+        ClassicControl("MountainCar-v0", EnvSpec(_CAR_BOX, Discrete(3)), _CAR_START, _move_mountain_car, _same, 200),
         ClassicControl(
             "MountainCarContinuous-v0",
             EnvSpec(_CAR_BOX, Box((1,), "float32", -1.0, 1.0)),

@@ -1,0 +1,143 @@
+"""What the loop needs of whoever collects experience and learns from it, and the one that does both in turn."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from inchworm.algorithms.iteration import Iterate
+from inchworm.algorithms.state import TrainState, collection_key
+from inchworm.collect import tail as tails
+from inchworm.models.actor_critic import Model
+from inchworm.models.observations import ObsStats
+from inchworm.numerics.tree import to_arrays
+from inchworm.types import Episodes, PRNGKey, Rollout
+
+
+class Outcome(NamedTuple):
+    """What one iteration of a run came to."""
+
+    metrics: dict[str, float]
+    episodes: Episodes
+    """Arrays of NumPy."""
+
+
+class Collector(Protocol):
+    """One run, or several that differ by their seeds and are numbered from 0: their learners and environments."""
+
+    capacity: int
+    """The most iterations of one call."""
+
+    def advance(self, counts: Sequence[int]) -> list[list[Outcome]]:
+        """So many iterations of each run, and what each of them came to."""
+        ...
+
+    def repeat(self, counts: Sequence[int]) -> None:
+        """Takes the last call back, and does it again with other counts."""
+        ...
+
+    def state(self, run: int) -> TrainState:
+        """A run's learner."""
+        ...
+
+    def moved(self, run: int) -> list[str]:
+        """The parameters and statistics that were others in a run's last rollout than at the update from it."""
+        ...
+
+    def snapshot(self, run: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Where a run's environments stand, as arrays by name and a JSON document."""
+        ...
+
+    def restore(
+        self, run: int, state: TrainState, arrays: dict[str, np.ndarray], document: dict[str, Any]
+    ) -> list[str]:
+        """Takes up a run where a snapshot was made.
+
+        Returns:
+            Nothing if the environments stand exactly where they stood, else what was lost; those environments
+            then start a new episode.
+
+        Raises:
+            CheckpointError: the snapshot is not one of such a collector.
+        """
+        ...
+
+    def close(self) -> None:
+        """Closes the environments."""
+        ...
+
+
+class Rollouts(Protocol):
+    """Environments outside JAX, and where a policy stands in them."""
+
+    shape: tuple[int, int]
+    """T and N."""
+    acted_with: tuple[Model, ObsStats]
+    """Of the last rollout."""
+
+    def collect(self, model: Model, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
+        """T steps of every environment under one policy with frozen statistics, going on where the last ended."""
+        ...
+
+    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
+
+    def restore(self, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> list[str]: ...
+
+    def close(self) -> None: ...
+
+
+class TurnCollector:
+    """One run, whose rollouts and updates take turns."""
+
+    capacity = 1
+
+    def __init__(self, rollouts: Rollouts, state: TrainState, iterate: Iterate, tail_gamma: float | None) -> None:
+        """Takes over environments; with `tail_gamma` episodes that the horizon cuts are continued, discounted by it."""
+        self._rollouts, self._state, self._updated = rollouts, state, state
+        self._iterate, self._tail_gamma = iterate, tail_gamma
+
+    def advance(self, counts: Sequence[int]) -> list[list[Outcome]]:
+        state = self._updated = self._state
+        key = collection_key(state.key, state.iteration)
+        rollout, episodes = self._rollouts.collect(state.model, state.obs_stats, key)
+        more: dict[str, float] = {}
+        if self._tail_gamma is not None:
+            rollout, episodes, steps = self._finish_episodes(rollout, episodes, key, self._tail_gamma)
+            more["collect/tail_steps"] = float(steps)
+        self._state, metrics = self._iterate(state, rollout)
+        return [[Outcome({name: float(value) for name, value in jax.device_get(metrics).items()} | more, episodes)]]
+
+    def _finish_episodes(
+        self, rollout: Rollout, episodes: Episodes, key: PRNGKey, gamma: float
+    ) -> tuple[Rollout, Episodes, int]:
+        horizon, num_envs = self._rollouts.shape
+        state, after, steps = self._state, tails.start(rollout), 0
+        while np.any(after.alive) and steps < tails.MAX_TAIL_STEPS:
+            steps += horizon
+            further = self._rollouts.collect(state.model, state.obs_stats, jax.random.fold_in(key, steps))
+            after = tails.extend(after, *further, gamma)
+        return *tails.attach(rollout, episodes, jax.device_get(after)), steps * num_envs
+
+    def repeat(self, counts: Sequence[int]) -> None:
+        raise AssertionError("a call is one iteration, which cannot be cut short")
+
+    def state(self, run: int) -> TrainState:
+        return self._state
+
+    def moved(self, run: int) -> list[str]:
+        updated = to_arrays((self._updated.model, self._updated.obs_stats))
+        acted = to_arrays(self._rollouts.acted_with)
+        return [name for name in updated if not np.array_equal(updated[name], acted[name])]
+
+    def snapshot(self, run: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return self._rollouts.snapshot()
+
+    def restore(
+        self, run: int, state: TrainState, arrays: dict[str, np.ndarray], document: dict[str, Any]
+    ) -> list[str]:
+        self._state = state
+        return self._rollouts.restore(arrays, document)
+
+    def close(self) -> None:
+        self._rollouts.close()
