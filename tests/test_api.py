@@ -14,8 +14,9 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import inchworm as iw
-from inchworm import api
+from inchworm import runner
 from inchworm.collect.host import HostRollouts
+from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError, InvariantError, RunFolderError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.run_folder import RunFolder, read_json, write_json
@@ -440,9 +441,9 @@ def test_the_number_of_cores_changes_no_bit(tmp_path):
 
 
 def test_compiled_functions_are_shared_by_runs_that_differ_in_seed(run):
-    source = api.env_source("CartPole-v1")
-    parts = (SMALL, source.spec, STEPS, api._OwnParts(), None)
-    assert api._compiled(*parts) is api._compiled(*parts)
+    source = env_source("CartPole-v1")
+    parts = (SMALL, source.spec, STEPS, runner.OwnParts(), None)
+    assert runner._compiled(*parts) is runner._compiled(*parts)
 
 
 def test_importing_the_package_computes_nothing_and_sets_nothing():

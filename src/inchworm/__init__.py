@@ -11,13 +11,14 @@ from importlib.metadata import version
 from inchworm.algorithms.policy_gradient import A2C, REINFORCE
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.trpo import NPG, TRPO
-from inchworm.api import Run, load, resume, train
+from inchworm.api import load, resume, train
 from inchworm.collect.evaluate import Evaluation
 from inchworm.config import PRESETS
 from inchworm.errors import InchwormError
 from inchworm.io.policy_file import load_policy, save_policy
 from inchworm.models.policy import Policy
 from inchworm.rl.schedules import Schedule
+from inchworm.run import Run
 from inchworm.train import Iteration
 
 __version__ = version("inchworm")

@@ -5,17 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inchworm import api
 from inchworm.algorithms import opening
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.policy_gradient import REINFORCE
 from inchworm.collect import tail as tails
-from inchworm.collect.graph import GraphCollector, make_advance, make_rollout, make_start
-from inchworm.collect.host import HostCollector
+from inchworm.collect.collector import TurnCollector
+from inchworm.collect.graph import GraphCollector, make_advance, make_programs
+from inchworm.collect.host import HostRollouts
+from inchworm.collect.rollout import make_rollout
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.jax_env import GymnasiumView
+from inchworm.envs.traced import Copies
 from inchworm.errors import ConfigError
 from inchworm.models.actor_critic import make_model
+from inchworm.runner import make_algorithm
 from inchworm.spaces import Box, Discrete, EnvSpec
 from inchworm.types import Episodes, Rollout
 from jax_probes import Cue
@@ -78,23 +81,25 @@ def test_advantages_are_the_returns_to_go_with_the_tail_and_nothing_after_a_time
 def test_compiled_and_host_loops_continue_episodes_alike():
     env = Cue("discrete", length=7)
     config = REINFORCE(num_envs=3, horizon=5, hidden_sizes=(4,), baseline=False, normalize_return=True)
-    learner = api._make_algorithm(config, env.spec, 1000, api._OwnParts())
-    iterate = jax.jit(make_iteration(learner, env.spec, config, 1000))
-    collect = make_rollout(env, (config.horizon, config.num_envs), config.squash)
-    advance = jax.jit(make_advance(collect, make_iteration(learner, env.spec, config, 1000), config.tail_gamma))
-    graph = GraphCollector(jax.jit(make_start(env)), advance, config.num_envs, 5)
-    pool = GymnasiumPool(lambda: GymnasiumView(env), config.num_envs, 5)
-    host = HostCollector(pool, config.horizon, config.squash, iterate, config.tail_gamma)
-    by_graph = by_host = jax.jit(learner.init)(jax.random.key(0))
+    learner = make_algorithm(config, env.spec, 1000)
+    iterate = make_iteration(learner, env.spec, config, 1000)
+    shape, envs = (config.horizon, config.num_envs), Copies(env)
+    advance = make_advance(make_rollout(envs, config.squash), iterate, shape, config.tail_gamma)
+    graph = GraphCollector(make_programs(learner.init, envs, advance, capacity=2, mesh=None), [5], config.num_envs)
+    rollouts = HostRollouts(
+        GymnasiumPool(lambda: GymnasiumView(env), config.num_envs, 5), config.horizon, config.squash
+    )
+    state = jax.jit(learner.init)(jax.random.key(5))
+    host = TurnCollector(rollouts, state, jax.jit(iterate), config.tail_gamma)
     # Five steps of seven, the rest in the five steps after the horizon, which end three steps into the next episode;
     # then one step into the one after, whose other six take twice the horizon.
-    for tail_steps in (15.0, 30.0):
-        by_graph, graph_metrics, graph_episodes = graph.advance(by_graph)
-        by_host, host_metrics, host_episodes = host.advance(by_host)
-        assert graph_metrics["collect/tail_steps"] == host_metrics["collect/tail_steps"] == tail_steps
-        for ours, theirs in zip(graph_episodes, host_episodes, strict=True):
+    for tail_steps, by_graph in zip((15.0, 30.0), graph.advance([2])[0], strict=True):
+        ((by_host,),) = host.advance([1])
+        assert by_graph.metrics["collect/tail_steps"] == by_host.metrics["collect/tail_steps"] == tail_steps
+        for ours, theirs in zip(by_graph.episodes, by_host.episodes, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    for ours, theirs in zip(jax.tree.leaves(by_graph.model), jax.tree.leaves(by_host.model), strict=True):
+    models = graph.state(0).model, host.state(0).model
+    for ours, theirs in zip(*map(jax.tree.leaves, models), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 

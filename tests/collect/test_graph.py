@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import inchworm as iw
-from inchworm import api
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO
 from inchworm.collect.collector import TurnCollector
@@ -16,6 +15,7 @@ from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.jax_env import GymnasiumView
 from inchworm.envs.traced import Copies
 from inchworm.numerics.tree import to_arrays
+from inchworm.runner import make_algorithm
 from jax_probes import Cue, Recall
 
 CONFIG = {"num_envs": 3, "horizon": 11, "hidden_sizes": (8,), "recurrent_size": 8, "minibatch_size": 11}
@@ -31,7 +31,7 @@ CASES = {
 def test_compiled_and_host_rollouts_and_updates_are_the_same(case):
     env, settings = CASES[case]
     config = PPO(**CONFIG | settings | {"num_epochs": 2})
-    learner = api._make_algorithm(config, env.spec, 1000, api._OwnParts())
+    learner = make_algorithm(config, env.spec, 1000)
     iterate = make_iteration(learner, env.spec, config, 1000)
     shape, envs = (config.horizon, config.num_envs), Copies(env)
     seen = {"graph": [], "host": []}

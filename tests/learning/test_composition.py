@@ -12,14 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inchworm import api, spaces
+from inchworm import spaces
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.policy_gradient import A2C, REINFORCE
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.state import collection_key
 from inchworm.algorithms.trpo import NPG, TRPO
-from inchworm.collect.graph import make_rollout, make_start
+from inchworm.collect.acting import prepare
+from inchworm.collect.rollout import at_start, make_rollout
+from inchworm.envs.traced import Copies
 from inchworm.models import observations
+from inchworm.runner import make_algorithm
 from jax_probes import Cue
 
 NUM_ENVS, HORIZON = 32, 8
@@ -86,14 +89,15 @@ def train_both_ways(algorithm, memory, action, masked, dict_obs):
     env = Cue(space, masked, dict_obs)
     iterations = ITERATIONS.get(algorithm, 150)
     total_steps = NUM_ENVS * HORIZON * iterations
-    learner = api._make_algorithm(config, env.spec, total_steps, api._OwnParts())
+    learner = make_algorithm(config, env.spec, total_steps)
     iterate = make_iteration(learner, env.spec, config, total_steps)
-    start, rollout = make_start(env), make_rollout(env, (HORIZON, NUM_ENVS), config.squash)
+    envs = Copies(env)
+    rollout = make_rollout(envs, config.squash)
     door = spaces.action_door(env.spec.action_space, config.squash)
 
     def modes_reward(state, key):
         """Over one rollout's steps."""
-        now = start(state.model, jax.random.split(key, NUM_ENVS))
+        now = at_start(state.model, *envs.start(jax.random.split(key, NUM_ENVS)))
         normalizers = observations.freeze(state.obs_stats)
 
         def step(carry, key):
@@ -105,17 +109,18 @@ def train_both_ways(algorithm, memory, action, masked, dict_obs):
             after = jax.vmap(env.step)(env_state, sent, jax.random.split(key, NUM_ENVS))
             return (after.state, after.obs, memory, jnp.zeros(NUM_ENVS, bool)), jnp.mean(after.reward)
 
-        carry = (now.state, now.obs, now.carry, now.first)
+        carry = (now.envs[0], now.obs, now.carry, now.first)
         return jnp.mean(jax.lax.scan(step, carry, jax.random.split(key, env.length))[1])
 
     def train(sign):
         state = learner.init(jax.random.key(0))
-        now = start(state.model, jax.random.split(jax.random.key(1), NUM_ENVS))
+        now = at_start(state.model, *envs.start(jax.random.split(jax.random.key(1), NUM_ENVS)))
 
         def iteration(carry, _):
             state, now = carry
             key = collection_key(state.key, state.iteration)
-            collected, _, now = rollout(state.model, state.obs_stats, key, now)
+            normalizers, noise = prepare(state.model, state.obs_stats, key, (HORIZON, NUM_ENVS))
+            collected, _, now = rollout(state.model, normalizers, noise, now)
             state, metrics = iterate(state, collected._replace(reward=sign * collected.reward))
             return (state, now), (
                 metrics["guard/skipped"],

@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inchworm import api
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.policy_gradient import A2C
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.state import collection_key
 from inchworm.algorithms.trpo import TRPO
-from inchworm.collect.graph import make_rollout, make_start
+from inchworm.collect.acting import prepare
+from inchworm.collect.rollout import at_start, make_rollout
 from inchworm.envs.jax_env import Step
+from inchworm.envs.traced import Copies
 from inchworm.models import observations
 from inchworm.rl.distributions import Categorical
+from inchworm.runner import make_algorithm
 from inchworm.spaces import Box, Discrete, EnvSpec
 from jax_probes import Recall
 
@@ -25,20 +27,20 @@ from jax_probes import Recall
 def train(env, config, iterations, seed=0):
     """The final state, and what `per_rollout` of each rollout came to: rewards (iterations, T, N)."""
     total_steps = config.steps_per_iteration * iterations
-    learner = api._make_algorithm(config, env.spec, total_steps, api._OwnParts())
+    learner = make_algorithm(config, env.spec, total_steps)
     iterate = make_iteration(learner, env.spec, config, total_steps)
-    start = make_start(env)
-    rollout = make_rollout(env, (config.horizon, config.num_envs), config.squash)
+    envs, shape = Copies(env), (config.horizon, config.num_envs)
+    rollout = make_rollout(envs, config.squash)
 
     def run(key):
         state = learner.init(key)
-        now = start(state.model, jax.random.split(jax.random.fold_in(key, 1), config.num_envs))
+        now = at_start(state.model, *envs.start(jax.random.split(jax.random.fold_in(key, 1), config.num_envs)))
 
         def iteration(carry, _):
             state, now = carry
-            collected, episodes, now = rollout(
-                state.model, state.obs_stats, collection_key(state.key, state.iteration), now
-            )
+            key = collection_key(state.key, state.iteration)
+            normalizers, noise = prepare(state.model, state.obs_stats, key, shape)
+            collected, episodes, now = rollout(state.model, normalizers, noise, now)
             state, _ = iterate(state, collected)
             return (state, now), (collected.reward, episodes)
 

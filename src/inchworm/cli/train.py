@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
-from inchworm.api import Run, preset_name, train
+from inchworm.api import preset_name, train
 from inchworm.checks import check_choice
 from inchworm.config import ALGORITHMS, PRESETS
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError
 from inchworm.io.progress import describe, format_seconds
 from inchworm.rl.schedules import Scalar, Schedule
+from inchworm.run import Run
 
 
 def read_env_kwargs(text: str) -> dict[str, Any]:

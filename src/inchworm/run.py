@@ -1,0 +1,75 @@
+"""A finished run: its policy, and what it came to."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inchworm.checks import check_integer
+from inchworm.collect.evaluate import Evaluation, evaluate
+from inchworm.config import RunConfig
+from inchworm.envs.gymnasium import EnvFactory
+from inchworm.envs.source import EnvSource, env_source
+from inchworm.errors import ConfigError
+from inchworm.io.loggers import read_metrics
+from inchworm.io.run_folder import RunFolder
+from inchworm.models.policy import Policy
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or stopped run."""
+
+    folder: Path
+    config: RunConfig
+    policy: Policy
+    summary: dict[str, Any]
+    """What the run came to: steps, return of the last 100 episodes, evaluations, why it stopped, parameters' hash."""
+    source: EnvSource | None = dataclasses.field(default=None, repr=False)
+    """Where its environments came from; None if the run was loaded."""
+
+    def evaluate(
+        self, *, episodes: int = 20, deterministic: bool = True, seed: int | None = None, env: Any = None
+    ) -> Evaluation:
+        """Returns of whole episodes in environments apart from training.
+
+        `env` is needed where the run was loaded and its environment is code of your own.
+        """
+        check_integer("episodes", episodes, 1)
+        seed = self.config.seed if seed is None else check_integer("seed", seed, 0, 2**32 - 1)
+        factory = factory_of(self.environments(env))
+        return evaluate(self.policy, factory, episodes=episodes, deterministic=deterministic, seed=seed)
+
+    def environments(self, env: Any = None) -> EnvSource:
+        """Where environments like the run's come from: what is given, or what it was trained in."""
+        return self.source if env is None and self.source is not None else source_of(self.config, env)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row an iteration, as in metrics.jsonl."""
+        return read_metrics(RunFolder(self.folder).metrics)
+
+
+def source_of(config: RunConfig, env: Any) -> EnvSource:
+    """The environment of a run: by its id, or as the user gives it again."""
+    if env is not None:
+        return env_source(env, config.env_kwargs)
+    if config.env_by_id and ":" not in config.env:
+        return env_source(config.env, config.env_kwargs)
+    # Importing a module because a file names it would be running what a file says.
+    raise ConfigError(
+        "env",
+        config.env,
+        "is code of your own, which is not stored with a run",
+        "Give it again: env=... in Python, --env module:factory on the command line.",
+    )
+
+
+def factory_of(source: EnvSource) -> EnvFactory:
+    if source.factory is None:
+        raise ConfigError(
+            "env",
+            source.name,
+            "is a vector environment, where a single one is needed",
+            "Give env= a function that makes one.",
+        )
+    return source.factory
