@@ -18,24 +18,24 @@ import jax
 import safetensors.numpy
 
 import inchworm as iw
-import inchworm.api
+import inchworm.runner
 from inchworm.algorithms.iteration import Iterate
-from inchworm.collect.host import HostCollector
+from inchworm.collect.collector import TurnCollector
 from peers.protocol import Clock, PPOWork, RecurrentPPOWork, Training, TRPOWork, Work, main
 
 
 def time_updates(clock: Clock) -> None:
     """Let trainings from now on tell the clock of their updates."""
 
-    class TimedCollector(HostCollector):
-        def __init__(self, pool: Any, horizon: Any, squash: Any, iterate: Iterate, *more: Any) -> None:
+    class TimedCollector(TurnCollector):
+        def __init__(self, rollouts: Any, state: Any, iterate: Iterate, *more: Any) -> None:
             def timed_iterate(state: Any, rollout: Any) -> Any:
                 with clock.update():
                     return jax.block_until_ready(iterate(state, rollout))
 
-            super().__init__(pool, horizon, squash, timed_iterate, *more)
+            super().__init__(rollouts, state, timed_iterate, *more)
 
-    inchworm.api.HostCollector = TimedCollector  # type: ignore[misc]
+    inchworm.runner.TurnCollector = TimedCollector  # type: ignore[misc]
 
 
 def algorithm_of(work: Work) -> iw.PPO | iw.TRPO:

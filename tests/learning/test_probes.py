@@ -11,7 +11,8 @@ from inchworm.algorithms import ppo
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.state import TrainState
-from inchworm.collect.host import HostCollector
+from inchworm.collect.collector import TurnCollector
+from inchworm.collect.host import HostRollouts
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.models import observations
 from inchworm.spaces import EnvSpec
@@ -42,11 +43,12 @@ def compiled(spec: EnvSpec):
 def train(probe: type[probes.Probe], continuous: bool = False, seed: int = 0) -> TrainState:
     pool = GymnasiumPool(lambda: probe(continuous=continuous), CONFIG.num_envs, seed)
     init, iterate = compiled(pool.spec)
-    collector = HostCollector(pool, CONFIG.horizon, CONFIG.squash, iterate)
-    state = init(jax.random.key(seed))
+    rollouts = HostRollouts(pool, CONFIG.horizon, CONFIG.squash)
+    collector = TurnCollector(rollouts, init(jax.random.key(seed)), iterate, None)
     for _ in range(TOTAL_STEPS // CONFIG.steps_per_iteration):
-        state, metrics, _ = collector.advance(state)
+        (((metrics, _),),) = collector.advance([1])
         assert metrics["policy/log_ratio_at_start"] <= metrics["policy/log_ratio_tolerance"]
+    state = collector.state(0)
     assert state.skipped == 0
     return state
 
