@@ -1,10 +1,13 @@
 """Compiled rollouts of JAX environments, beside the host loop on the same environments."""
 
+from functools import cache
+
 import jax
 import numpy as np
 import pytest
 
 import inchworm as iw
+from inchworm import runner
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO
 from inchworm.collect.collector import TurnCollector
@@ -14,7 +17,7 @@ from inchworm.collect.rollout import make_rollout
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.jax_env import GymnasiumView
 from inchworm.envs.traced import Copies
-from inchworm.numerics.tree import to_arrays
+from inchworm.numerics.tree import fingerprint, to_arrays
 from inchworm.runner import make_algorithm
 from jax_probes import Cue, Recall
 
@@ -81,3 +84,87 @@ def test_a_run_on_a_jax_environment_trains_evaluates_and_resumes_exactly(tmp_pat
     resumed = iw.resume(part.folder, env, progress=False, evaluation_episodes=0)
     assert resumed.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
     assert resumed.summary["return_100"] == whole.summary["return_100"]
+
+
+SMALL = PPO(num_envs=2, horizon=8, hidden_sizes=(4,), minibatch_size=8, num_epochs=2)
+
+
+@cache
+def small_programs():
+    env = Cue("discrete")
+    learner = make_algorithm(SMALL, env.spec, 1000)
+    iterate = make_iteration(learner, env.spec, SMALL, 1000)
+    envs = Copies(env)
+    advance = make_advance(make_rollout(envs, SMALL.squash), iterate, (SMALL.horizon, SMALL.num_envs), None)
+    return make_programs(learner.init, envs, advance, capacity=5, mesh=None)
+
+
+def small_collector(*seeds):
+    return GraphCollector(small_programs(), seeds, SMALL.num_envs)
+
+
+def everything(collector, run=0):
+    return fingerprint((collector.state(run), collector.snapshot(run)[0]))
+
+
+def same(outcomes, expected):
+    for ours, theirs in zip(outcomes, expected, strict=True):
+        assert ours.metrics == theirs.metrics
+        for leaf, other in zip(ours.episodes, theirs.episodes, strict=True):
+            np.testing.assert_array_equal(leaf, other)
+
+
+def test_several_iterations_in_a_call_are_bit_for_bit_those_of_single_calls():
+    at_once, one_by_one = small_collector(3), small_collector(3)
+    (outcomes,) = at_once.advance([4])
+    same(outcomes, [one_by_one.advance([1])[0][0] for _ in range(4)])
+    assert everything(at_once) == everything(one_by_one)
+
+
+def test_a_call_that_is_repeated_with_fewer_iterations_is_as_if_it_had_had_fewer():
+    collector, shorter = small_collector(3), small_collector(3)
+    for one, counts in ((collector, [5]), (shorter, [2])):
+        one.advance([3])
+        one.advance(counts)
+    collector.repeat([2])
+    assert everything(collector) == everything(shorter)
+
+
+def test_runs_side_by_side_are_bit_for_bit_the_single_runs():
+    together, counts = small_collector(3, 4, 5), [4, 0, 2]
+    outcomes = together.advance(counts)
+    for run, (seed, count) in enumerate(zip((3, 4, 5), counts, strict=True)):
+        alone = small_collector(seed)
+        same(outcomes[run], alone.advance([count])[0])
+        assert everything(together, run) == everything(alone)
+    assert together.snapshot(1)[0].keys() == alone.snapshot(0)[0].keys()
+
+
+def test_a_run_taken_up_among_others_goes_on_as_it_was():
+    alone = small_collector(4)
+    alone.advance([2])
+    taken_up = small_collector(3, 9)
+    assert taken_up.restore(1, alone.state(0), *alone.snapshot(0)) == []
+    same(taken_up.advance([0, 3])[1], alone.advance([3])[0])
+    assert everything(taken_up, 1) == everything(alone)
+
+
+def test_a_run_that_stops_within_a_call_ends_where_it_would_have_one_by_one(tmp_path, monkeypatch):
+    def train(name):
+        seen = []
+
+        def stop(report):
+            seen.append(report.metrics["loss/policy"])
+            return report.iteration == 11
+
+        run = iw.train(
+            Cue("discrete"), SMALL, total_steps=16 * 40, out=tmp_path, name=name, progress=False, on_iteration=stop
+        )
+        return run.summary["parameters_sha256"], run.summary["iterations"], seen, run.summary["episodes"]
+
+    at_once = train("at once")
+    monkeypatch.setattr(runner, "MAX_STEPS_PER_CALL", 1)
+    runner._compiled.cache_clear()
+    one_by_one = train("one by one")
+    assert at_once == one_by_one
+    assert (at_once[1], len(at_once[2])) == (11, 11)
