@@ -19,6 +19,7 @@ from inchworm.io.policy_file import load_policy, save_policy
 from inchworm.models.policy import Policy
 from inchworm.rl.schedules import Schedule
 from inchworm.run import Run
+from inchworm.seeds import train_seeds
 from inchworm.train import Iteration
 
 __version__ = version("inchworm")
@@ -41,4 +42,5 @@ __all__ = [
     "resume",
     "save_policy",
     "train",
+    "train_seeds",
 ]

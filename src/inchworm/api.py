@@ -1,5 +1,6 @@
 """Train, resume, load, record: what the command line and Python call."""
 
+import contextlib
 import dataclasses
 import os
 import warnings
@@ -81,43 +82,27 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the last checkpoint is written.
         SystemExit: SIGTERM, with code 143, after the last checkpoint is written.
     """
-    check_integer("evaluation_episodes", evaluation_episodes, 0)
-    configure_jax(check_integer("threads", threads, 1))
-    source = env_source(env, env_kwargs)
-    check_hashable("env", source.jax_env)
-    chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]
-    if isinstance(algorithm, Settings) and (settings or preset):
-        raise ConfigError(
-            "algorithm",
-            repr(algorithm),
-            "is given together with a preset or single settings",
-            "Give either settings inside it, or settings and a preset without it.",
-        )
-    if not isinstance(algorithm, Settings):
-        defaults = chosen.settings(check_choice("algorithm", algorithm or "ppo", ALGORITHMS))
-        if source.num_envs is not None:
-            settings.setdefault("num_envs", source.num_envs)
-        check_known("settings", settings, type(defaults))
-        algorithm = dataclasses.replace(defaults, **settings)
-    config = RunConfig(
-        env=source.name,
-        env_kwargs=source.kwargs if source.by_id else {},
-        env_by_id=source.by_id,
-        algorithm=algorithm,
-        total_steps=chosen.total_steps if total_steps is None else total_steps,
+    own = OwnParts(network, optimizer)
+    config, source = plan(
+        env,
+        algorithm,
+        own,
+        preset=preset,
+        env_kwargs=env_kwargs,
+        settings=settings,
+        threads=threads,
+        total_steps=total_steps,
         seed=seed,
         stop_return=stop_return,
         max_seconds=max_seconds,
         checkpoint_seconds=checkpoint_seconds,
         keep_checkpoints=keep_checkpoints,
-        threads=threads,
     )
-    own = OwnParts(network, optimizer)
-    config = dataclasses.replace(config, own_parts=own.names())
+    check_integer("evaluation_episodes", evaluation_episodes, 0)
     # What can fail for a wrong environment or setting comes before anything is written.
-    collector = make_collector(config, source, own)
+    collector = make_collector([config], source, own)
     trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
-    folder = create_run_folder(Path(out), config.env, config.algorithm_name, seed, name)
+    folder = create_run_folder(Path(out), config.env, config.algorithm_name, f"seed{seed}", name)
     return train_together([trainer], collector, [folder])[0]
 
 
@@ -168,11 +153,11 @@ def resume(
         parent = None
     own = OwnParts(network, optimizer)
     own.check_given_again(config)
-    collector = make_collector(config, source, own)
+    collector = make_collector([config], source, own)
     trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
     if folder is None:
         folder = create_run_folder(
-            Path(path).resolve().parents[2], config.env, config.algorithm_name, config.seed, None
+            Path(path).resolve().parents[2], config.env, config.algorithm_name, f"seed{config.seed}", None
         )
     return train_together([trainer], collector, [folder], checkpoint, None if parent is None else parent.path)[0]
 
@@ -219,13 +204,65 @@ def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any =
     return path, len(frames), total
 
 
-def configure_jax(threads: int = 1) -> None:
+def plan(
+    env: Any,
+    algorithm: Settings | str | None,
+    own: OwnParts,
+    *,
+    preset: str | None,
+    env_kwargs: dict[str, Any] | None,
+    settings: dict[str, Any],
+    threads: int,
+    total_steps: int | None,
+    cpu_devices: int = 1,
+    **of_run: Any,
+) -> tuple[RunConfig, EnvSource]:
+    """What a run is to be, and where its environments come from, by what the user gave.
+
+    Raises:
+        InchwormError: it cannot be.
+    """
+    configure_jax(check_integer("threads", threads, 1), cpu_devices)
+    source = env_source(env, env_kwargs)
+    check_hashable("env", source.jax_env)
+    chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]
+    if isinstance(algorithm, Settings) and (settings or preset):
+        raise ConfigError(
+            "algorithm",
+            repr(algorithm),
+            "is given together with a preset or single settings",
+            "Give either settings inside it, or settings and a preset without it.",
+        )
+    if not isinstance(algorithm, Settings):
+        defaults = chosen.settings(check_choice("algorithm", algorithm or "ppo", ALGORITHMS))
+        if source.num_envs is not None:
+            settings = {"num_envs": source.num_envs} | settings
+        check_known("settings", settings, type(defaults))
+        algorithm = dataclasses.replace(defaults, **settings)
+    config = RunConfig(
+        env=source.name,
+        env_kwargs=source.kwargs if source.by_id else {},
+        env_by_id=source.by_id,
+        own_parts=own.names(),
+        algorithm=algorithm,
+        total_steps=chosen.total_steps if total_steps is None else total_steps,
+        threads=threads,
+        **of_run,
+    )
+    return config, source
+
+
+def configure_jax(threads: int = 1, cpu_devices: int = 1) -> None:
     """Settings of JAX that small networks on a CPU need; they act only before its first computation.
 
     Dispatch in the calling thread, because handing each small call to another costs 30 to 70 us; a fixed number of
-    threads, because XLA's results depend on it; and a cache of compiled programs.
+    threads, because XLA's results depend on it; and a cache of compiled programs. With several CPU devices, runs of
+    JAX environments are spread over them.
     """
     os.environ.setdefault("NPROC", str(threads))
+    if cpu_devices > 1:
+        with contextlib.suppress(RuntimeError):  # too late: one device has to do
+            jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -9,7 +9,8 @@
     ├── MissingDependencyError  an optional package is not installed
     └── TrainingError           training cannot go on
         ├── InvariantError          acting and updating disagree about the policy
-        └── NonFiniteError          too many updates in a row were not finite
+        ├── NonFiniteError          too many updates in a row were not finite
+        └── WorkerError             a process that trained one of several seeds died
 
 Each message is one paragraph: the field and its value, what is wrong, what to do.
 """
@@ -73,3 +74,7 @@ class InvariantError(TrainingError):
 
 class NonFiniteError(TrainingError):
     """Too many consecutive updates met NaN or infinity."""
+
+
+class WorkerError(TrainingError):
+    """A process that trained one of several seeds died."""

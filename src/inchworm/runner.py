@@ -24,7 +24,7 @@ from inchworm.algorithms.state import Algorithm, TrainState
 from inchworm.algorithms.trpo import TRPO
 from inchworm.checks import check_hashable
 from inchworm.collect.collector import Collector, TurnCollector
-from inchworm.collect.graph import GraphCollector, Programs, make_advance, make_programs
+from inchworm.collect.graph import GraphCollector, Programs, StackedCollector, make_advance, make_programs
 from inchworm.collect.host import HostRollouts
 from inchworm.collect.rollout import make_rollout
 from inchworm.config import RunConfig
@@ -106,7 +106,9 @@ class _Compiled:
 
 
 @lru_cache(maxsize=16)
-def _compiled(config: Settings, spec: EnvSpec, total_steps: int, own: OwnParts, jax_env: JaxEnv | None) -> _Compiled:
+def _compiled(
+    config: Settings, spec: EnvSpec, total_steps: int, own: OwnParts, jax_env: JaxEnv | None, stacked: bool = False
+) -> _Compiled:
     algorithm = make_algorithm(config, spec, total_steps, own)
     iterate = make_iteration(algorithm, spec, config, total_steps)
     programs = None
@@ -115,15 +117,26 @@ def _compiled(config: Settings, spec: EnvSpec, total_steps: int, own: OwnParts, 
         advance = make_advance(make_rollout(envs, config.squash), iterate, shape, config.tail_gamma)
         iterations = -(-total_steps // config.steps_per_iteration)
         capacity = max(1, min(iterations, MAX_STEPS_PER_CALL // config.steps_per_iteration))
-        programs = make_programs(algorithm.init, envs, advance, capacity, None)
+        programs = make_programs(algorithm.init, envs, advance, capacity, stacked)
     return _Compiled(jax.jit(algorithm.init), jax.jit(iterate), programs)
 
 
-def make_collector(config: RunConfig, source: EnvSource, own: OwnParts) -> Collector:
+def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnParts) -> Collector:
+    """What trains a run, or with a JAX environment several that differ by their seeds.
+
+    Raises:
+        EnvironmentContractError: the environments do not keep their interface's promises.
+        ConfigError: they do not fit the settings.
+    """
+    config = configs[0]
     algorithm = config.algorithm
-    compiled = _compiled(algorithm, source.spec, config.total_steps, own, source.jax_env)
+    stacked = len(configs) > 1 and jax.default_backend() != "cpu"
+    compiled = _compiled(algorithm, source.spec, config.total_steps, own, source.jax_env, stacked)
     if compiled.programs is not None:
-        return GraphCollector(compiled.programs, [config.seed], algorithm.num_envs)
+        seeds = [one.seed for one in configs]
+        if stacked:
+            return StackedCollector(compiled.programs, seeds, algorithm.num_envs)
+        return GraphCollector(compiled.programs, seeds, algorithm.num_envs, jax.devices()[: len(seeds)])
     pool = source.make_pool(algorithm.num_envs, config.seed)
     rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
     state = compiled.init(jax.random.key(config.seed))

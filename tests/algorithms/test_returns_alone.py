@@ -85,7 +85,7 @@ def test_compiled_and_host_loops_continue_episodes_alike():
     iterate = make_iteration(learner, env.spec, config, 1000)
     shape, envs = (config.horizon, config.num_envs), Copies(env)
     advance = make_advance(make_rollout(envs, config.squash), iterate, shape, config.tail_gamma)
-    graph = GraphCollector(make_programs(learner.init, envs, advance, capacity=2, mesh=None), [5], config.num_envs)
+    graph = GraphCollector(make_programs(learner.init, envs, advance, capacity=2), [5], config.num_envs)
     rollouts = HostRollouts(
         GymnasiumPool(lambda: GymnasiumView(env), config.num_envs, 5), config.horizon, config.squash
     )

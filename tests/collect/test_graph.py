@@ -47,7 +47,7 @@ def test_compiled_and_host_rollouts_and_updates_are_the_same(case):
         return record
 
     advance = make_advance(make_rollout(envs, config.squash), recording("graph"), shape, None)
-    programs = make_programs(learner.init, envs, advance, capacity=2, mesh=None)
+    programs = make_programs(learner.init, envs, advance, capacity=2)
     graph = GraphCollector(programs, [5], config.num_envs)
     rollouts = HostRollouts(
         GymnasiumPool(lambda: GymnasiumView(env), config.num_envs, 5), config.horizon, config.squash
@@ -96,7 +96,7 @@ def small_programs():
     iterate = make_iteration(learner, env.spec, SMALL, 1000)
     envs = Copies(env)
     advance = make_advance(make_rollout(envs, SMALL.squash), iterate, (SMALL.horizon, SMALL.num_envs), None)
-    return make_programs(learner.init, envs, advance, capacity=5, mesh=None)
+    return make_programs(learner.init, envs, advance, capacity=5)
 
 
 def small_collector(*seeds):

@@ -1,12 +1,12 @@
 """JAX environments: rollout and update in one compiled call, several iterations and several runs at a time."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int
 
 from inchworm.algorithms.iteration import Iterate
@@ -88,94 +88,120 @@ def make_chunk(advance: Advance, capacity: int) -> Callable[[Learner, Int[Array,
 
 
 class Programs(NamedTuple):
-    """The compiled functions of runs that differ by their seeds; all take them side by side, (R, ...)."""
+    """The compiled functions of a run, or of several that are stacked, (R, ...)."""
 
-    start: Callable[[PRNGKey, PRNGKey], Learner]
-    """From the keys of the learners (R,) and of their environments (R, N)."""
-    advance: Callable[[Learner, Int[np.ndarray, " R"]], tuple[Learner, Any]]
-    """A number of iterations of each, and what they came to."""
+    begin: Callable[[PRNGKey, PRNGKey], Learner]
+    """From the keys of the learner and of its environments (N,)."""
+    advance: Callable[[Learner, Any], tuple[Learner, Any]]
+    """A number of iterations, and what each came to."""
     capacity: int
     """The most iterations of one call."""
 
 
 def make_programs(
-    init: Callable[[PRNGKey], TrainState], envs: Copies, advance: Advance, capacity: int, mesh: Mesh | None
+    init: Callable[[PRNGKey], TrainState], envs: Copies, advance: Advance, capacity: int, stacked: bool = False
 ) -> Programs:
-    """Compiles the iterations of several runs.
-
-    On a CPU the runs are done one after the other, each with the very operations of a single run, on as many devices
-    as the mesh has; on other devices they are done together, as further axes of every array.
-    """
-    chunk = make_chunk(advance, capacity)
+    """Compiles the iterations of a run, or of several together."""
 
     def begin(key: PRNGKey, env_keys: PRNGKey) -> Learner:
         state = init(key)
         return Learner(state, at_start(state.model, *envs.start(env_keys)))
 
-    def all_begin(keys: PRNGKey, env_keys: PRNGKey) -> Learner:
-        return jax.lax.map(lambda each: begin(*each), (keys, env_keys))
-
-    def all_advance(learners: Learner, counts: Int[Array, " R"]) -> tuple[Learner, Any]:
-        if jax.default_backend() != "cpu":
-            return jax.vmap(chunk)(learners, counts)
-        return jax.lax.map(lambda each: chunk(*each), (learners, counts))
-
-    if mesh is not None:
-        split = PartitionSpec(mesh.axis_names)
-        all_advance = jax.shard_map(all_advance, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
-    return Programs(jax.jit(all_begin), jax.jit(all_advance), capacity)
+    chunk = make_chunk(advance, capacity)
+    if not stacked:
+        return Programs(jax.jit(begin), jax.jit(chunk), capacity)
+    # One after the other, because what `init` decomposes must not depend on how many there are.
+    all_begin = jax.jit(lambda keys, env_keys: jax.lax.map(lambda each: begin(*each), (keys, env_keys)))
+    return Programs(all_begin, jax.jit(jax.vmap(chunk)), capacity)
 
 
 class GraphCollector:
-    """Runs whose environments and learners are arrays: they stay in JAX between compiled calls."""
+    """Runs that stay in JAX between compiled calls, each with calls of its own.
 
-    def __init__(self, programs: Programs, seeds: Sequence[int], num_envs: int, copies: int = 1) -> None:
-        """Starts a run for each seed.
+    On several devices runs advance at the same time; on CPU devices that needs a thread for each, because there a call
+    returns when it is done.
+    """
 
-        Args:
-            programs: as `make_programs` gives them.
-            seeds: of the runs.
-            num_envs: of each.
-            copies: a number that the runs must be a multiple of; others that nobody asked for make up for it.
-        """
+    def __init__(
+        self, programs: Programs, seeds: Sequence[int], num_envs: int, devices: Sequence[Any] | None = None
+    ) -> None:
+        """Starts a run for each seed, of so many environments; they take turns on the devices, by default the first."""
         self.capacity = programs.capacity
         self._programs = programs
-        self._runs = len(seeds)
-        seeds = [*seeds, *[0] * (-len(seeds) % copies)]
-        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        env_keys = [
-            jnp.stack([first_key(environment_seed(seed, index, 0)) for index in range(num_envs)]) for seed in seeds
-        ]
-        self._learners = programs.start(keys, jnp.stack(env_keys))
-        self._before = self._learners
+        self._devices = list(devices or jax.devices()[:1])
+        self._learners = []
+        for run, seed in enumerate(seeds):
+            keys = jax.device_put(_keys(seed, num_envs), self._devices[run % len(self._devices)])
+            self._learners.append(programs.begin(*keys))
+        self._before = list(self._learners)
+        self._threads = ThreadPoolExecutor(len(self._devices))
+
+    def advance(self, counts: Sequence[int]) -> list[list[Outcome]]:
+        self._before = list(self._learners)
+        return [_outcomes(count, rows) for count, rows in zip(counts, self._call(counts), strict=True)]
+
+    def repeat(self, counts: Sequence[int]) -> None:
+        self._learners = list(self._before)
+        self._call(counts)
+
+    def _call(self, counts: Sequence[int]) -> list[Any]:
+        rows: list[Any] = [None] * len(counts)
+
+        def advance_on(device: int) -> None:
+            for run in range(device, len(counts), len(self._devices)):
+                if counts[run]:
+                    self._learners[run], found = self._programs.advance(self._learners[run], np.int32(counts[run]))
+                    rows[run] = jax.device_get(found)
+
+        if len(self._devices) == 1:
+            advance_on(0)
+        else:
+            list(self._threads.map(advance_on, range(len(self._devices))))
+        return rows
+
+    def state(self, run: int) -> TrainState:
+        return self._learners[run].state
+
+    def moved(self, run: int) -> list[str]:
+        """Nothing: acting and updating read the same arrays."""
+        return []
+
+    def snapshot(self, run: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        return to_arrays(self._learners[run].standing), {"kind": "jax"}
+
+    def restore(
+        self, run: int, state: TrainState, arrays: dict[str, np.ndarray], document: dict[str, Any]
+    ) -> list[str]:
+        learner = Learner(state, _standing(self._learners[run].standing, arrays, document))
+        self._learners[run] = jax.device_put(learner, self._devices[run % len(self._devices)])
+        return []
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+
+class StackedCollector:
+    """Runs that advance together as one more axis of every array, as accelerators like it."""
+
+    def __init__(self, programs: Programs, seeds: Sequence[int], num_envs: int) -> None:
+        """Starts a run for each seed, of so many environments."""
+        self.capacity = programs.capacity
+        self._programs = programs
+        keys = [_keys(seed, num_envs) for seed in seeds]
+        self._learners = self._before = programs.begin(*(jnp.stack(part) for part in zip(*keys, strict=True)))
 
     def advance(self, counts: Sequence[int]) -> list[list[Outcome]]:
         self._before = self._learners
-        return self._outcomes(counts, *self._call(counts))
+        rows = self._call(counts)
+        return [_outcomes(count, jax.tree.map(lambda leaf: leaf[run], rows)) for run, count in enumerate(counts)]  # noqa: B023
 
     def repeat(self, counts: Sequence[int]) -> None:
         self._learners = self._before
         self._call(counts)
 
     def _call(self, counts: Sequence[int]) -> Any:
-        padded = np.zeros(jax.tree.leaves(self._learners)[0].shape[0], np.int32)
-        padded[: self._runs] = counts
-        self._learners, rows = self._programs.advance(self._learners, padded)
+        self._learners, rows = self._programs.advance(self._learners, np.asarray(counts, np.int32))
         return jax.device_get(rows)
-
-    def _outcomes(
-        self, counts: Sequence[int], metrics: dict[str, np.ndarray], episodes: Episodes
-    ) -> list[list[Outcome]]:
-        return [
-            [
-                Outcome(
-                    {name: float(values[run, index]) for name, values in metrics.items()},
-                    Episodes(*(leaf[run, index] for leaf in episodes)),
-                )
-                for index in range(count)
-            ]
-            for run, count in enumerate(counts)
-        ]
 
     def state(self, run: int) -> TrainState:
         return _pick(self._learners, run).state
@@ -190,17 +216,40 @@ class GraphCollector:
     def restore(
         self, run: int, state: TrainState, arrays: dict[str, np.ndarray], document: dict[str, Any]
     ) -> list[str]:
-        if document.get("kind") != "jax":
-            raise CheckpointError(
-                "collector", document.get("kind"), "is not of a JAX environment", "Resume from another checkpoint."
-            )
-        template = jax.eval_shape(lambda learners: _pick(learners, 0).standing, self._learners)
-        learner = Learner(state, from_arrays(template, arrays))
+        learner = Learner(state, _standing(_pick(self._learners, run).standing, arrays, document))
         self._learners = jax.tree.map(lambda stack, leaf: stack.at[run].set(leaf), self._learners, learner)
         return []
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+def _keys(seed: int, num_envs: int) -> tuple[PRNGKey, PRNGKey]:
+    """The keys of a run's learner and of its environments."""
+    env_keys = [first_key(environment_seed(seed, index, 0)) for index in range(num_envs)]
+    return jax.random.key(seed), jnp.stack(env_keys)
+
+
+def _outcomes(count: int, rows: tuple[dict[str, np.ndarray], Episodes] | None) -> list[Outcome]:
+    """The first of the rows that a call has stacked, one by one."""
+    if rows is None:
+        return []
+    metrics, episodes = rows
+    return [
+        Outcome(
+            {name: float(values[index]) for name, values in metrics.items()},
+            Episodes(*(leaf[index] for leaf in episodes)),
+        )
+        for index in range(count)
+    ]
+
+
+def _standing(template: Standing, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Standing:
+    if document.get("kind") != "jax":
+        raise CheckpointError(
+            "collector", document.get("kind"), "is not of a JAX environment", "Resume from another checkpoint."
+        )
+    return from_arrays(template, arrays)
 
 
 @jax.jit

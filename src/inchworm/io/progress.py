@@ -1,5 +1,6 @@
 """A line that tells how training goes: steps, rate, time left, return."""
 
+import math
 import sys
 import time
 from typing import Any, TextIO
@@ -34,6 +35,24 @@ class ProgressLine:
         else:
             self._stream.write(text + "\n")
         self._stream.flush()
+
+
+class GroupProgress:
+    """One line for several runs at once."""
+
+    def __init__(self, runs: int, total_steps: int) -> None:
+        self._line, self._total_steps, self._began = ProgressLine(), runs * total_steps, time.monotonic()
+        self._over = False
+        self._told = dict.fromkeys(range(runs), (0.0, math.nan))
+
+    def tell(self, run: int, env_steps: float, mean_return: float) -> None:
+        """Takes in how far a run is, and shows all of them together."""
+        self._told[run] = env_steps, mean_return
+        env_steps = int(sum(steps for steps, _ in self._told.values()))
+        returns = [mean for _, mean in self._told.values() if math.isfinite(mean)]
+        mean = sum(returns) / len(returns) if returns else None
+        final, self._over = env_steps >= self._total_steps and not self._over, env_steps >= self._total_steps
+        self._line.update(env_steps, self._total_steps, time.monotonic() - self._began, mean, final)
 
 
 def format_seconds(seconds: float) -> str:

@@ -77,15 +77,15 @@ class RunFolder:
             yield
 
 
-def create_run_folder(out: Path, env: str, algorithm: str, seed: int, name: str | None) -> RunFolder:
+def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: str | None) -> RunFolder:
     """Makes the folder of a new run.
 
     Args:
         out: where runs are kept.
         env: environment id; a slash in it becomes `->`.
         algorithm: its name.
-        seed: of the run.
-        name: the folder's own name; None for a time stamp and the seed.
+        ending: of the folder's name after a time stamp, as "seed0".
+        name: the folder's own name in place of that, or None.
 
     Raises:
         RunFolderError: it cannot be written, or a run of that name exists, or the name is no folder's.
@@ -97,7 +97,7 @@ def create_run_folder(out: Path, env: str, algorithm: str, seed: int, name: str 
     candidates = (
         [name]
         if name is not None
-        else [f"{stamp}{suffix}-seed{seed}" for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
+        else [f"{stamp}{suffix}-{ending}" for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
     )
     try:
         parent.mkdir(parents=True, exist_ok=True)
