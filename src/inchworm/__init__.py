@@ -19,7 +19,7 @@ from inchworm.io.policy_file import load_policy, save_policy
 from inchworm.models.policy import Policy
 from inchworm.rl.schedules import Schedule
 from inchworm.run import Run
-from inchworm.seeds import train_seeds
+from inchworm.seeds import RunGroup, train_seeds
 from inchworm.train import Iteration
 
 __version__ = version("inchworm")
@@ -36,6 +36,7 @@ __all__ = [
     "Iteration",
     "Policy",
     "Run",
+    "RunGroup",
     "Schedule",
     "load",
     "load_policy",

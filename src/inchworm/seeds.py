@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,25 @@ from inchworm.train import Iteration
 from inchworm.workers import Report, call_in_processes, cores
 
 
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs that differ by their seeds."""
+
+    folder: Path
+    runs: list[Run]
+    summary: dict[str, Any]
+    """What they came to together: means and deviations over seeds."""
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, index: int) -> Run:
+        return self.runs[index]
+
+
 def train_seeds(
     env: Any,
     algorithm: Settings | str | None = None,
@@ -46,7 +66,7 @@ def train_seeds(
     network: CustomNetwork | None = None,
     optimizer: optax.GradientTransformation | None = None,
     **settings: Any,
-) -> list[Run]:
+) -> RunGroup:
     """Trains a policy for each of several seeds at once; each run is the one that `train` gives for its seed.
 
     Runs of a JAX environment are compiled into one program: on a CPU they are split between its cores and bit for bit
@@ -105,8 +125,7 @@ def train_seeds(
             for one, name in zip(configs, names, strict=True)
         ]
         runs = _in_processes(calls, source, network, line)
-    _conclude(group, config, runs)
-    return runs
+    return _conclude(group, config, runs)
 
 
 def _observer(line: GroupProgress, index: int) -> Any:
@@ -178,7 +197,7 @@ def _train_one(
     return str(run.folder)
 
 
-def _conclude(group: RunFolder, config: RunConfig, runs: Sequence[Run]) -> None:
+def _conclude(group: RunFolder, config: RunConfig, runs: list[Run]) -> RunGroup:
     """What the runs came to together: a picture, and means with deviations over seeds."""
     scores = {
         "return_100": [run.summary["return_100"] for run in runs],
@@ -188,7 +207,7 @@ def _conclude(group: RunFolder, config: RunConfig, runs: Sequence[Run]) -> None:
             if all(kind in run.summary for run in runs)
         },
     }
-    summary = {
+    summary: dict[str, Any] = {
         "env": config.env,
         "algorithm": config.algorithm_name,
         "seeds": [run.config.seed for run in runs],
@@ -201,3 +220,4 @@ def _conclude(group: RunFolder, config: RunConfig, runs: Sequence[Run]) -> None:
     write_json(group.summary, summary)
     title = f"{config.env}, {type(config.algorithm).__name__}, {len(runs)} seeds"
     plot_group([run.metrics() for run in runs], group.curve, title)
+    return RunGroup(group.path, runs, summary)

@@ -21,6 +21,7 @@ from inchworm.errors import ConfigError
 from inchworm.io.progress import describe, format_seconds
 from inchworm.rl.schedules import Scalar, Schedule
 from inchworm.run import Run
+from inchworm.seeds import RunGroup, train_seeds
 
 
 def read_env_kwargs(text: str) -> dict[str, Any]:
@@ -51,6 +52,8 @@ class Options:
     """Budget in environment steps; the run stops at the first iteration that reaches it."""
     seed: int = 0
     """Seed of parameters, noise, shuffles and environments."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds at once, in place of --seed: a run for each, and a picture of all."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""
     out: Path = Path("runs")
@@ -77,23 +80,18 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
-    run = train(
-        options.env,
-        options.settings,  # type: ignore[attr-defined]
-        total_steps=options.total_steps,
-        seed=options.seed,
-        env_kwargs=read_env_kwargs(options.env_kwargs),
-        out=options.out,
-        name=options.name,
-        stop_return=options.stop_return,
-        max_seconds=options.max_seconds,
-        checkpoint_seconds=options.checkpoint_seconds,
-        keep_checkpoints=options.keep_checkpoints,
-        threads=options.threads,
-        evaluation_episodes=options.evaluation_episodes,
-        progress=options.progress,
-    )
-    report(run, options.video)
+    given: dict[str, Any] = {
+        "env": options.env,
+        "algorithm": options.settings,  # type: ignore[attr-defined]
+        "env_kwargs": read_env_kwargs(options.env_kwargs),
+    }
+    passed_on = ("total_steps", "out", "name", "stop_return", "max_seconds", "checkpoint_seconds", "keep_checkpoints")
+    passed_on += ("threads", "evaluation_episodes", "progress")
+    given |= {name: getattr(options, name) for name in passed_on}
+    if options.seeds:
+        report_group(train_seeds(**given, seeds=options.seeds))
+    else:
+        report(train(**given, seed=options.seed), options.video)
     return 0
 
 
@@ -123,6 +121,24 @@ def report(run: Run, video: bool) -> None:
         # A renderer can take the whole process down; by now everything else is on disk.
         own = ["--env", run.config.env] if ":" in run.config.env else []
         subprocess.run([sys.executable, "-m", "inchworm", "record", str(run.folder), *own], check=False)
+
+
+def report_group(group: RunGroup) -> None:
+    """Prints what several seeds came to."""
+    shown = {
+        f"seed {run.config.seed}": f"{_score(run.summary['return_100'])} over the last 100 episodes, {run.folder}"
+        for run in group
+    }
+    for kind in ("return_100", "evaluation_deterministic", "evaluation_stochastic"):
+        if score := group.summary.get(kind):
+            spread = "" if score["std_over_seeds"] is None else f" ± {score['std_over_seeds']:,.1f} over seeds"
+            shown[kind.removeprefix("evaluation_").replace("_100", "")] = f"{score['mean']:,.1f}{spread}"
+    shown["curve"] = str(group.folder / "curve.png")
+    print(describe(shown))
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
 
 
 def _parse(arguments: list[str]) -> Options:
