@@ -14,7 +14,6 @@ from inchworm.algorithms.settings import Settings
 from inchworm.checks import check_choice, check_hashable, check_integer, check_output
 from inchworm.collect.record import render_episode
 from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
-from inchworm.envs.gymnasium import make_factory
 from inchworm.envs.source import EnvSource, env_source
 from inchworm.errors import CheckpointError, ConfigError
 from inchworm.io import checkpoint as checkpoints
@@ -36,6 +35,7 @@ def train(
     seed: int = 0,
     preset: str | None = None,
     env_kwargs: dict[str, Any] | None = None,
+    backend: str | None = None,
     out: str | Path = "runs",
     name: str | None = None,
     stop_return: float | None = None,
@@ -61,6 +61,7 @@ def train(
         seed: of parameters, noise, shuffles and environments.
         preset: one of `PRESETS`; None for the one that fits the environment.
         env_kwargs: keyword arguments of the environment.
+        backend: whose environments an id stands for: "gymnasium", "envpool" or "jax"; None for Gymnasium's.
         out: folder below which the run's own is made.
         name: of the run's folder; None for a time stamp and the seed.
         stop_return: stop once the last 100 episodes' mean return reaches this.
@@ -89,6 +90,7 @@ def train(
         own,
         preset=preset,
         env_kwargs=env_kwargs,
+        backend=backend,
         settings=settings,
         threads=threads,
         total_steps=total_steps,
@@ -195,10 +197,7 @@ def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any =
     path = Path(out) if out is not None else RunFolder(run.folder).video
     check_output("out", path, (".mp4",))
     source = run.environments(env)
-    if source.by_id:
-        factory = make_factory(source.name, source.kwargs | {"render_mode": "rgb_array"})
-    else:
-        factory = factory_of(source)
+    factory = source.renderer or factory_of(source)
     frames, total, fps = render_episode(run.policy, factory, seed=seed)
     write_video(frames, path, fps)
     return path, len(frames), total
@@ -211,6 +210,7 @@ def plan(
     *,
     preset: str | None,
     env_kwargs: dict[str, Any] | None,
+    backend: str | None,
     settings: dict[str, Any],
     threads: int,
     total_steps: int | None,
@@ -223,7 +223,7 @@ def plan(
         InchwormError: it cannot be.
     """
     configure_jax(check_integer("threads", threads, 1), cpu_devices)
-    source = env_source(env, env_kwargs)
+    source = env_source(env, env_kwargs, backend)
     check_hashable("env", source.jax_env)
     chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]
     if isinstance(algorithm, Settings) and (settings or preset):
@@ -243,6 +243,7 @@ def plan(
         env=source.name,
         env_kwargs=source.kwargs if source.by_id else {},
         env_by_id=source.by_id,
+        backend=source.backend,
         own_parts=own.names(),
         algorithm=algorithm,
         total_steps=chosen.total_steps if total_steps is None else total_steps,

@@ -26,6 +26,8 @@ class RunConfig:
     """Keyword arguments of the environment."""
     env_by_id: bool = True
     """False if the environment is made by a factory that must be given again to resume."""
+    backend: str = "gymnasium"
+    """Whose environments are stepped: gymnasium, envpool or jax."""
     own_parts: tuple[str, ...] = ()
     """Which of `network` and `optimizer` are code of the user's own, which must be given again to resume."""
     algorithm: Settings

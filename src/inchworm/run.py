@@ -54,7 +54,7 @@ def source_of(config: RunConfig, env: Any) -> EnvSource:
     if env is not None:
         return env_source(env, config.env_kwargs)
     if config.env_by_id and ":" not in config.env:
-        return env_source(config.env, config.env_kwargs)
+        return env_source(config.env, config.env_kwargs, config.backend)
     # Importing a module because a file names it would be running what a file says.
     raise ConfigError(
         "env",

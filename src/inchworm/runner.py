@@ -26,6 +26,7 @@ from inchworm.checks import check_hashable
 from inchworm.collect.collector import Collector, TurnCollector
 from inchworm.collect.graph import GraphCollector, Programs, StackedCollector, make_advance, make_programs
 from inchworm.collect.host import HostRollouts
+from inchworm.collect.pool import PoolRollouts
 from inchworm.collect.rollout import make_rollout
 from inchworm.config import RunConfig
 from inchworm.envs.jax_env import JaxEnv
@@ -137,8 +138,12 @@ def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnPart
         if stacked:
             return StackedCollector(compiled.programs, seeds, algorithm.num_envs)
         return GraphCollector(compiled.programs, seeds, algorithm.num_envs, jax.devices()[: len(seeds)])
-    pool = source.make_pool(algorithm.num_envs, config.seed)
-    rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
+    shape = (algorithm.horizon, algorithm.num_envs)
+    if source.traced is not None:
+        rollouts = PoolRollouts(partial(source.traced, algorithm.num_envs, config.seed), shape, algorithm.squash)
+    else:
+        pool = source.make_pool(algorithm.num_envs, config.seed)
+        rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
     state = compiled.init(jax.random.key(config.seed))
     return TurnCollector(rollouts, state, compiled.iterate, algorithm.tail_gamma)
 

@@ -54,6 +54,7 @@ def train_seeds(
     total_steps: int | None = None,
     preset: str | None = None,
     env_kwargs: dict[str, Any] | None = None,
+    backend: str | None = None,
     out: str | Path = "runs",
     name: str | None = None,
     stop_return: float | None = None,
@@ -95,6 +96,7 @@ def train_seeds(
         own,
         preset=preset,
         env_kwargs=env_kwargs,
+        backend=backend,
         settings=settings,
         threads=threads,
         cpu_devices=min(len(cores()), len(seeds)),
@@ -121,7 +123,7 @@ def train_seeds(
         runs = train_together(trainers, collector, folders)
     else:
         calls = [
-            (env, env_kwargs, one, str(out), name, evaluation_episodes, network, optimizer)
+            (env, env_kwargs, backend, one, str(out), name, evaluation_episodes, network, optimizer)
             for one, name in zip(configs, names, strict=True)
         ]
         runs = _in_processes(calls, source, network, line)
@@ -162,6 +164,7 @@ def _in_processes(
 def _train_one(
     env: Any,
     env_kwargs: dict[str, Any] | None,
+    backend: str | None,
     config: RunConfig,
     out: str,
     name: str,
@@ -181,6 +184,7 @@ def _train_one(
         total_steps=config.total_steps,
         seed=config.seed,
         env_kwargs=env_kwargs,
+        backend=backend,
         out=out,
         name=name,
         stop_return=config.stop_return,

@@ -56,6 +56,8 @@ class Options:
     """Several seeds at once, in place of --seed: a run for each, and a picture of all."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""
+    backend: str | None = None
+    """Whose environments ENV stands for: gymnasium, envpool or jax; by default Gymnasium's."""
     out: Path = Path("runs")
     """Folder below which the run's own is made."""
     name: str | None = None
@@ -85,9 +87,8 @@ def main(arguments: list[str]) -> int:
         "algorithm": options.settings,  # type: ignore[attr-defined]
         "env_kwargs": read_env_kwargs(options.env_kwargs),
     }
-    passed_on = ("total_steps", "out", "name", "stop_return", "max_seconds", "checkpoint_seconds", "keep_checkpoints")
-    passed_on += ("threads", "evaluation_episodes", "progress")
-    given |= {name: getattr(options, name) for name in passed_on}
+    passed_on = "backend total_steps out name stop_return max_seconds checkpoint_seconds keep_checkpoints threads"
+    given |= {name: getattr(options, name) for name in [*passed_on.split(), "evaluation_episodes", "progress"]}
     if options.seeds:
         report_group(train_seeds(**given, seeds=options.seeds))
     else:
@@ -150,7 +151,8 @@ def _parse(arguments: list[str]) -> Options:
         check_choice("preset", preset, PRESETS)
     elif named is not None:
         kwargs = _value_of("--env-kwargs", arguments)
-        preset = preset_name(env_source(named, read_env_kwargs(kwargs) if kwargs else {}))
+        source = env_source(named, read_env_kwargs(kwargs) if kwargs else {}, _value_of("--backend", arguments))
+        preset = preset_name(source)
     chosen = PRESETS[preset or "paper"]
     settings = tyro.conf.OmitArgPrefixes[ALGORITHMS[algorithm]]
     with_settings = dataclasses.make_dataclass(

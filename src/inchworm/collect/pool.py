@@ -1,8 +1,7 @@
 """Rollouts from pools that are stepped inside compiled code."""
 
-import contextlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +10,11 @@ import numpy as np
 from inchworm import spaces
 from inchworm.collect.acting import prepare
 from inchworm.collect.rollout import Standing, at_start, make_rollout
-from inchworm.envs.traced import TracedEnvs
+from inchworm.envs.traced import StartedEnvs
 from inchworm.errors import CheckpointError
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
-from inchworm.types import ArrayTree, Episodes, PRNGKey, Rollout
-
-
-class StartedEnvs(TracedEnvs, Protocol):
-    """A pool's environments."""
-
-    start: tuple[ArrayTree, ArrayTree]
-    """Their state and first observations."""
-
-    def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """In which they are traced, and what was compiled of them is called."""
-        ...
-
-    def close(self) -> None: ...
+from inchworm.types import Episodes, PRNGKey, Rollout
 
 
 class PoolRollouts:
@@ -37,7 +23,8 @@ class PoolRollouts:
     def __init__(self, make: Callable[[int], StartedEnvs], shape: tuple[int, int], squash: spaces.Squash) -> None:
         """Takes a function that makes the environments, given how often they were started anew."""
         self.shape = shape
-        self._make, self._squash = make, squash
+        self._make = make
+        self._squash: spaces.Squash = squash
         self._restarts = 0
         self._begin()
 

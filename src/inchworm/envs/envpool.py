@@ -1,6 +1,7 @@
 """EnvPool: C++ environments in threads, stepped inside compiled rollouts through its XLA interface."""
 
 import contextlib
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
@@ -113,14 +114,12 @@ class EnvPoolEnvs:
 class EnvPoolView(gymnasium.Env):
     """A single environment of EnvPool as a Gymnasium one."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}  # pyright: ignore[reportIncompatibleVariableOverride]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, env: str, kwargs: dict[str, Any], render_mode: str | None = None) -> None:
-        self._make = lambda seed: make_envpool(
-            env, kwargs | ({"render_mode": render_mode} if render_mode else {}), 1, [seed], 1
-        )
-        self._pool = self._make(0)
-        self.render_mode = render_mode
+    def __init__(self, env: str, kwargs: dict[str, Any]) -> None:
+        self._make = partial(make_envpool, env, kwargs, 1)
+        self._pool = self._make([0], 1)
+        self.max_episode_steps: int | None = self._pool.config.get("max_episode_steps")
         self.observation_space, self.action_space = self._pool.observation_space, self._pool.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -128,7 +127,7 @@ class EnvPoolView(gymnasium.Env):
         if seed is not None:
             # Its seeds are fixed when it is made.
             self._pool.close()
-            self._pool = self._make(seed)
+            self._pool = self._make([seed], 1)
         obs, _ = self._pool.reset()
         return jax.tree.map(lambda leaf: np.array(leaf[0]), obs), {}
 
@@ -141,9 +140,6 @@ class EnvPoolView(gymnasium.Env):
             bool(truncated[0]),
             {},
         )
-
-    def render(self) -> np.ndarray:
-        return np.asarray(self._pool.render()).reshape((-1, *np.shape(self._pool.render())[-3:]))[0]
 
     def close(self) -> None:
         self._pool.close()

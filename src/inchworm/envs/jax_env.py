@@ -36,7 +36,8 @@ class JaxEnv(Protocol):
     One that masks actions also has `action_mask(state) -> flags (num_mask_columns,)`, the choices allowed next.
     """
 
-    spec: EnvSpec
+    @property
+    def spec(self) -> EnvSpec: ...
 
     def reset(self, key: PRNGKey) -> tuple[ArrayTree, ArrayTree]:
         """State and observation at an episode's start."""

@@ -1,6 +1,8 @@
 """Whatever a user gives as an environment, as one thing: a name, a way to make it, a pool of it."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -8,12 +10,17 @@ from typing import Any, cast
 import gymnasium
 from gymnasium.vector import VectorEnv
 
+from inchworm.checks import check_choice, did_you_mean
 from inchworm.envs.gymnasium import EnvFactory, GymnasiumPool, make_factory, spec_of
 from inchworm.envs.jax_env import GymnasiumView, JaxEnv
 from inchworm.envs.pool import Pool
+from inchworm.envs.traced import StartedEnvs
 from inchworm.envs.vector import VectorPool, vector_spec_of
-from inchworm.errors import ConfigError
+from inchworm.errors import ConfigError, EnvironmentContractError
 from inchworm.spaces import EnvSpec
+from inchworm.workers import cores
+
+BACKENDS = ("gymnasium", "envpool", "jax")
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class EnvSource:
     name: str
     """Environment id, or the factory's qualified name."""
     by_id: bool
-    """True if the name and the keyword arguments are enough to make it again."""
+    """True if the name, the keyword arguments and the backend are enough to make it again."""
     factory: EnvFactory | None
     """Makes one environment; None if the user gave a vector environment."""
     spec: EnvSpec
@@ -31,8 +38,14 @@ class EnvSource:
     """Module of the environment's class."""
     max_episode_steps: int | None
     """The environment's own time limit, if it states one."""
+    backend: str = "gymnasium"
+    """Whose environments are stepped in training: one of `BACKENDS`."""
+    renderer: EnvFactory | None = None
+    """Makes one environment that draws itself; None if the factory makes such ones."""
     vector: VectorEnv | None = None
     jax_env: JaxEnv | None = None
+    traced: Callable[[int, int, int], StartedEnvs] | None = None
+    """Makes N environments that compiled rollouts step, from N, the run's seed and how often they were started anew."""
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -59,10 +72,10 @@ class EnvSource:
         return VectorPool(self.vector, seed)
 
 
-def env_source(env: Any, kwargs: dict[str, Any] | None = None) -> EnvSource:
+def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | None = None) -> EnvSource:
     """Reads what the user gave: an id, `module:factory`, a class, a function, a vector or a JAX environment.
 
-    Makes one environment to learn its spaces, and closes it.
+    Makes one environment to learn its spaces, and closes it. An id is Gymnasium's unless another backend is named.
 
     Raises:
         ConfigError: it is none of these.
@@ -70,6 +83,8 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None) -> EnvSource:
         MissingDependencyError: its package is not installed.
     """
     kwargs = dict(kwargs or {})
+    if backend is not None:
+        check_choice("backend", backend, BACKENDS)
     if isinstance(env, str):
         try:
             json.dumps(kwargs)
@@ -77,13 +92,24 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None) -> EnvSource:
             raise ConfigError(
                 "env_kwargs", kwargs, "cannot be written to config.json", "Give a function that makes the environment."
             ) from error
-        return _from_factory(env, True, make_factory(env, kwargs), kwargs)
+        match backend:
+            case "envpool":
+                return _from_envpool(env, kwargs)
+            case "jax":
+                return _from_jax_id(env, kwargs)
+            case _:
+                source = _from_factory(env, True, make_factory(env, kwargs), kwargs)
+                return dataclasses.replace(source, renderer=_gymnasium_renderer(env, kwargs))
+    if backend is not None:
+        raise ConfigError(
+            "backend", backend, "is named for an environment that is given as an object", "Leave it out, or give an id."
+        )
     if isinstance(env, VectorEnv):
         name = getattr(env.spec, "id", None) or type(env).__qualname__
-        return EnvSource(name, False, None, vector_spec_of(env), type(env).__module__, None, env)
+        return EnvSource(name, False, None, vector_spec_of(env), type(env).__module__, None, vector=env)
     if isinstance(getattr(env, "spec", None), EnvSpec) and isinstance(env, JaxEnv) and not isinstance(env, type):
-        name, module = type(env).__qualname__, type(env).__module__
-        return EnvSource(name, False, partial(GymnasiumView, env), env.spec, module, None, jax_env=env)
+        name, module = getattr(env, "name", type(env).__qualname__), type(env).__module__
+        return EnvSource(name, False, partial(GymnasiumView, env), env.spec, module, None, "jax", jax_env=env)
     if isinstance(env, gymnasium.Env):
         raise ConfigError(
             "env",
@@ -101,10 +127,62 @@ def _from_factory(name: str, by_id: bool, factory: EnvFactory, kwargs: dict[str,
     env = factory()
     if isinstance(env, VectorEnv):
         vector = env_source(env)
-        return EnvSource(name, False, None, vector.spec, vector.entry_point, None, env)
+        return EnvSource(name, False, None, vector.spec, vector.entry_point, None, vector=env)
     if not isinstance(env, gymnasium.Env):
         raise ConfigError("env", repr(env), f"is what {name} returned, not a gymnasium.Env", "Return an environment.")
     limit = getattr(env.spec, "max_episode_steps", None)
     source = EnvSource(name, by_id, factory, spec_of(env), type(env.unwrapped).__module__, limit, kwargs=kwargs)
     env.close()
     return source
+
+
+def _from_envpool(env: str, kwargs: dict[str, Any]) -> EnvSource:
+    from inchworm.envs.envpool import EnvPoolEnvs, EnvPoolView
+
+    view = EnvPoolView(env, kwargs)
+    spec, limit = spec_of(view), view.max_episode_steps
+    view.close()
+    threads = len(cores())
+
+    def traced(num_envs: int, seed: int, restart: int) -> EnvPoolEnvs:
+        return EnvPoolEnvs(env, kwargs, num_envs, seed, restart, min(num_envs, threads))
+
+    factory = partial(EnvPoolView, env, kwargs)
+    # EnvPool draws only where a display is; Gymnasium's environment of the same id stands in for it.
+    renderer = make_factory(env, {"render_mode": "rgb_array"})
+    return EnvSource(env, True, factory, spec, "envpool", limit, "envpool", renderer, traced=traced, kwargs=kwargs)
+
+
+def _from_jax_id(env: str, kwargs: dict[str, Any]) -> EnvSource:
+    from inchworm.envs.jax_control import CLASSIC_CONTROL
+
+    if env not in CLASSIC_CONTROL:
+        raise EnvironmentContractError(
+            "env",
+            env,
+            "is no environment that is written in JAX here" + did_you_mean(env, CLASSIC_CONTROL),
+            f"Give one of {', '.join(CLASSIC_CONTROL)}, a JAX environment as an object, or another backend.",
+        )
+    try:
+        jax_env = dataclasses.replace(CLASSIC_CONTROL[env], **kwargs)
+    except TypeError as error:
+        raise EnvironmentContractError(
+            "env_kwargs", repr(kwargs), f"do not fit {env}: {error}", "It takes max_episode_steps only."
+        ) from error
+    return EnvSource(
+        env,
+        True,
+        partial(GymnasiumView, jax_env),
+        jax_env.spec,
+        "gymnasium.envs.classic_control",
+        jax_env.max_episode_steps,
+        "jax",
+        # It does not draw itself; Gymnasium's own is the same step by step.
+        _gymnasium_renderer(env, kwargs),
+        jax_env=jax_env,
+        kwargs=kwargs,
+    )
+
+
+def _gymnasium_renderer(env: str, kwargs: dict[str, Any]) -> EnvFactory:
+    return make_factory(env, kwargs | {"render_mode": "rgb_array"})

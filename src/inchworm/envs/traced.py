@@ -1,6 +1,7 @@
 """What compiled rollouts need of environments: N of them, stepped side by side inside the compiled code."""
 
-from typing import NamedTuple, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,21 @@ class TracedEnvs(Protocol):
 
     def mask(self, state: ArrayTree) -> Bool[Array, "N M"] | None:
         """The choices allowed next, None without masks."""
+        ...
+
+
+class StartedEnvs(TracedEnvs, Protocol):
+    """Environments outside JAX that compiled code steps."""
+
+    start: tuple[ArrayTree, ArrayTree]
+    """Their state and first observations."""
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """In which they are traced, and what was compiled of them is called."""
+        ...
+
+    def close(self) -> None:
+        """Closes the environments."""
         ...
 
 
