@@ -27,7 +27,7 @@ class RunConfig:
     env_by_id: bool = True
     """False if the environment is made by a factory that must be given again to resume."""
     backend: str = "gymnasium"
-    """Whose environments are stepped: gymnasium, envpool or jax."""
+    """Whose environments are stepped: gymnasium, envpool, ale or jax."""
     own_parts: tuple[str, ...] = ()
     """Which of `network` and `optimizer` are code of the user's own, which must be given again to resume."""
     algorithm: Settings
@@ -183,10 +183,30 @@ PRESETS = {
         300_000,
         "short-sighted continuous control: gamma 0.9",
     ),
+    "atari": Preset(
+        {
+            "ppo": PPO(
+                num_envs=8,
+                horizon=128,
+                learning_rate="linear:2.5e-4:0",
+                num_epochs=3,
+                minibatch_size=256,
+                clip_range="linear:0.1:0",
+                vf_coef=1.0,
+                ent_coef=0.01,
+                image_network="small",
+                shared_trunk=True,
+                hidden_sizes=(),
+                clip_reward=True,
+            )
+        },
+        10_000_000,
+        "Table 5: a small network that policy and value share, step size and clip annealed, the sign of rewards",
+    ),
 }
 
 _PRESET_OF_ENV = {"Pendulum-v1": "pendulum"}
-_PRESET_OF_MODULE = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.classic_control": "classic"}
+_PRESET_OF_MODULE = {"ale_py": "atari", "gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.classic_control": "classic"}
 
 
 def preset_for(env: str, entry_point: str, action_space: spaces.Space) -> str:

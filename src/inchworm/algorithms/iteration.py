@@ -30,7 +30,7 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_
     """The whole step from a rollout to the next state.
 
     1. rows that are no transition become copies of one that is, so that nothing in them can matter;
-    2. the maximum-entropy objective, if it is asked for, changes the rewards;
+    2. rewards are clipped to their sign, and the maximum-entropy objective changes them, where these are asked for;
     3. return statistics take in the rollout, then scale its rewards;
     4. the algorithm's update;
     5. observation statistics take in the rollout, and a log-std that follows a schedule moves on: neither ever
@@ -46,6 +46,8 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_
     def iterate(state: TrainState, rollout: Rollout) -> tuple[TrainState, Metrics]:
         raw = rollout = _fill_invalid_rows(rollout)
         env_steps = state.iteration * float(config.steps_per_iteration)
+        if config.clip_reward:
+            rollout = rollout._replace(reward=jnp.sign(rollout.reward))
         if alpha != Schedule(0.0, 0.0):
             rollout = maximum_entropy_rewards(rollout, alpha(env_steps, total_steps))
         scaled_state = state

@@ -35,6 +35,8 @@ class Settings(ModelSettings):
     """The reward becomes r - alpha log pi(a|s), the maximum-entropy objective; `ent_coef` is another thing."""
     normalize_observation: bool = True
     """Scale float observations by running statistics and clip at 5 (authors' code)."""
+    clip_reward: bool = False
+    """Learn from the sign of each reward only (Atari); returns are reported as they are."""
     normalize_return: bool = False
     """Divide rewards by the running deviation of the discounted return (ppo2, not in the paper)."""
 
@@ -59,6 +61,7 @@ class Settings(ModelSettings):
             )
         check_flag("normalize_observation", self.normalize_observation)
         check_flag("normalize_return", self.normalize_return)
+        check_flag("clip_reward", self.clip_reward)
 
     @property
     def steps_per_iteration(self) -> int:

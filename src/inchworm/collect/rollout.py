@@ -54,7 +54,6 @@ def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
             sent = spaces.unflatten(action_space, door(spaces.flatten(action_space, action)))
             state, step = envs.step(now.envs, sent)
             reward = jnp.where(step.valid, step.reward, jnp.float32(0.0))
-            ended = (step.terminated | step.truncated) & step.valid
             episode_return = now.episode_return + reward
             episode_length = now.episode_length + step.valid
 
@@ -71,16 +70,18 @@ def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
                 carry=None,
                 valid=step.valid,
             )
-            over = Episodes(ended, jnp.where(ended, episode_return, 0.0), jnp.where(ended, episode_length, 0.0))
+            ended = Episodes(
+                step.over, jnp.where(step.over, episode_return, 0.0), jnp.where(step.over, episode_length, 0.0)
+            )
             after = Standing(
                 envs=state,
                 obs=step.obs,
                 first=step.first,
                 carry=carry,
-                episode_return=jnp.where(ended, 0.0, episode_return),
-                episode_length=jnp.where(ended, 0.0, episode_length),
+                episode_return=jnp.where(step.over, 0.0, episode_return),
+                episode_length=jnp.where(step.over, 0.0, episode_length),
             )
-            return after, (row, over)
+            return after, (row, ended)
 
         end, (rollout, episodes) = jax.lax.scan(one_step, start, noise)
         return rollout._replace(carry=start.carry), episodes, end

@@ -94,7 +94,8 @@ class EnvPoolEnvs:
         handle, answer = self._step(state.handle, action.astype(self._action_dtype))
         raw_obs, reward, terminated, truncated, _ = answer
         obs, valid = stored(self.spec.observation_space, raw_obs), ~state.resets_next
-        return PoolState(handle, (terminated | truncated) & valid), Transition(
+        done = (terminated | truncated) & valid
+        return PoolState(handle, done), Transition(
             next_obs=obs,
             reward=reward.astype(jnp.float32),
             terminated=terminated,
@@ -102,6 +103,7 @@ class EnvPoolEnvs:
             valid=valid,
             obs=obs,
             first=state.resets_next,
+            over=done,
         )
 
     def mask(self, state: PoolState) -> None:

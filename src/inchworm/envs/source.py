@@ -11,7 +11,10 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from inchworm.checks import check_choice, did_you_mean
+from inchworm.envs.ale import ALE_MAX_STEPS, AleEnvs, AleView, is_game
+from inchworm.envs.envpool import EnvPoolEnvs, EnvPoolView
 from inchworm.envs.gymnasium import EnvFactory, GymnasiumPool, make_factory, spec_of
+from inchworm.envs.jax_control import CLASSIC_CONTROL
 from inchworm.envs.jax_env import GymnasiumView, JaxEnv
 from inchworm.envs.pool import Pool
 from inchworm.envs.traced import StartedEnvs
@@ -20,7 +23,7 @@ from inchworm.errors import ConfigError, EnvironmentContractError
 from inchworm.spaces import EnvSpec
 from inchworm.workers import cores
 
-BACKENDS = ("gymnasium", "envpool", "jax")
+BACKENDS = ("gymnasium", "envpool", "ale", "jax")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class EnvSource:
 def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | None = None) -> EnvSource:
     """Reads what the user gave: an id, `module:factory`, a class, a function, a vector or a JAX environment.
 
-    Makes one environment to learn its spaces, and closes it. An id is Gymnasium's unless another backend is named.
+    Makes one environment to learn its spaces, and closes it. An id is Gymnasium's unless another backend is named;
+    only Atari games are ALE's, because they need its preprocessing to be learned.
 
     Raises:
         ConfigError: it is none of these.
@@ -97,6 +101,10 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
                 return _from_envpool(env, kwargs)
             case "jax":
                 return _from_jax_id(env, kwargs)
+            case "ale":
+                return _from_ale(env, kwargs)
+            case None if is_game(env):
+                return _from_ale(env, kwargs)
             case _:
                 source = _from_factory(env, True, make_factory(env, kwargs), kwargs)
                 return dataclasses.replace(source, renderer=_gymnasium_renderer(env, kwargs))
@@ -137,8 +145,6 @@ def _from_factory(name: str, by_id: bool, factory: EnvFactory, kwargs: dict[str,
 
 
 def _from_envpool(env: str, kwargs: dict[str, Any]) -> EnvSource:
-    from inchworm.envs.envpool import EnvPoolEnvs, EnvPoolView
-
     view = EnvPoolView(env, kwargs)
     spec, limit = spec_of(view), view.max_episode_steps
     view.close()
@@ -153,9 +159,20 @@ def _from_envpool(env: str, kwargs: dict[str, Any]) -> EnvSource:
     return EnvSource(env, True, factory, spec, "envpool", limit, "envpool", renderer, traced=traced, kwargs=kwargs)
 
 
-def _from_jax_id(env: str, kwargs: dict[str, Any]) -> EnvSource:
-    from inchworm.envs.jax_control import CLASSIC_CONTROL
+def _from_ale(env: str, kwargs: dict[str, Any]) -> EnvSource:
+    view = AleView(env, kwargs)
+    spec = spec_of(view)
+    view.close()
+    threads = len(cores())
 
+    def traced(num_envs: int, seed: int, restart: int) -> AleEnvs:
+        return AleEnvs(env, kwargs, num_envs, seed, restart, min(num_envs, threads))
+
+    factory, limit = partial(AleView, env, kwargs), ALE_MAX_STEPS
+    return EnvSource(env, True, factory, spec, "ale_py", limit, "ale", traced=traced, kwargs=kwargs)
+
+
+def _from_jax_id(env: str, kwargs: dict[str, Any]) -> EnvSource:
     if env not in CLASSIC_CONTROL:
         raise EnvironmentContractError(
             "env",

@@ -28,6 +28,8 @@ class Transition(NamedTuple):
     """What the policy sees next (N, ...): after an end the first observation of the next episode."""
     first: Bool[Array, " N"]
     """True where that starts an episode."""
+    over: Bool[Array, " N"]
+    """True where an episode ended whose return counts. A lost life may end one for the returns, but not for this."""
 
 
 class TracedEnvs(Protocol):
@@ -87,6 +89,7 @@ class Copies:
             valid=jnp.ones_like(done),
             obs=_where(done, fresh_obs, next_obs),
             first=done,
+            over=done,
         )
 
     def mask(self, state: ArrayTree) -> Bool[Array, "N M"] | None:
