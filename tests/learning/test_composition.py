@@ -109,7 +109,7 @@ def train_both_ways(algorithm, memory, action, masked, dict_obs):
             after = jax.vmap(env.step)(env_state, sent, jax.random.split(key, NUM_ENVS))
             return (after.state, after.obs, memory, jnp.zeros(NUM_ENVS, bool)), jnp.mean(after.reward)
 
-        carry = (now.envs[0], now.obs, now.carry, now.first)
+        carry = (now.envs.envs, now.obs, now.carry, now.first)
         return jnp.mean(jax.lax.scan(step, carry, jax.random.split(key, env.length))[1])
 
     def train(sign):

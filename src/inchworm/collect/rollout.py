@@ -47,12 +47,13 @@ def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
     def collect(
         model: Model, normalizers: Normalizers, noise: ArrayTree, start: Standing
     ) -> tuple[Rollout, Episodes, Standing]:
-        def one_step(now: Standing, noise: ArrayTree) -> tuple[Standing, tuple[Rollout, Episodes]]:
+        def one_step(now: Standing, draws: tuple[ArrayTree, ArrayTree]) -> tuple[Standing, tuple[Rollout, Episodes]]:
+            noise, chance = draws
             mask = envs.mask(now.envs)
             distribution, carry = model.act(normalizers, now.obs, now.first, mask, now.carry)
             action = distribution.sample_from(noise)
             sent = spaces.unflatten(action_space, door(spaces.flatten(action_space, action)))
-            state, step = envs.step(now.envs, sent)
+            state, step = envs.step(now.envs, sent, chance)
             reward = jnp.where(step.valid, step.reward, jnp.float32(0.0))
             episode_return = now.episode_return + reward
             episode_length = now.episode_length + step.valid
@@ -83,7 +84,8 @@ def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
             )
             return after, (row, ended)
 
-        end, (rollout, episodes) = jax.lax.scan(one_step, start, noise)
+        chance, state = envs.chance(start.envs, jax.tree.leaves(noise)[0].shape[0])
+        end, (rollout, episodes) = jax.lax.scan(one_step, start._replace(envs=state), (noise, chance))
         return rollout._replace(carry=start.carry), episodes, end
 
     return collect

@@ -112,7 +112,11 @@ class AleEnvs:
         """Nothing special."""
         return contextlib.nullcontext()
 
-    def step(self, state: AleState, action: ArrayTree) -> tuple[AleState, Transition]:
+    def chance(self, state: AleState, horizon: int) -> tuple[None, AleState]:
+        """Nothing: they draw for themselves."""
+        return None, state
+
+    def step(self, state: AleState, action: ArrayTree, chance: None) -> tuple[AleState, Transition]:
         handle, (obs, reward, terminated, truncated, info) = self._step(state.handle, action)
         restarted = info["episode_frame_number"] < state.frame
         # Lives are left where one was lost, and none where the game is over. Should a game be over otherwise, as by a

@@ -90,7 +90,11 @@ class EnvPoolEnvs:
         """Where 64-bit numbers exist."""
         return jax.enable_x64(True)
 
-    def step(self, state: PoolState, action: ArrayTree) -> tuple[PoolState, Transition]:
+    def chance(self, state: PoolState, horizon: int) -> tuple[None, PoolState]:
+        """Nothing: they draw for themselves."""
+        return None, state
+
+    def step(self, state: PoolState, action: ArrayTree, chance: None) -> tuple[PoolState, Transition]:
         handle, answer = self._step(state.handle, action.astype(self._action_dtype))
         raw_obs, reward, terminated, truncated, _ = answer
         obs, valid = stored(self.spec.observation_space, raw_obs), ~state.resets_next

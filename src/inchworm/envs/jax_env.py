@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import gymnasium
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from inchworm import spaces
 from inchworm.spaces import EnvSpec
@@ -55,8 +55,18 @@ def masks_of(env: JaxEnv, state: ArrayTree) -> Bool[Array, " M"] | None:
 
 
 def first_key(env_seed: int) -> PRNGKey:
-    """The random key of an environment, from its seed; each reset and each step split one off."""
+    """The random key of an environment, from its seed."""
     return jax.random.key(env_seed)
+
+
+def reset_key(key: PRNGKey) -> PRNGKey:
+    """The key of an environment's first reset."""
+    return jax.random.fold_in(key, 2**32 - 1)
+
+
+def step_keys(key: PRNGKey, steps: Int[Array, ""]) -> PRNGKey:
+    """The keys (2,) of the step after so many, and of the reset after that, should it end the episode."""
+    return jax.random.split(jax.random.fold_in(key, steps))
 
 
 class GymnasiumView(gymnasium.Env):
@@ -75,12 +85,13 @@ class GymnasiumView(gymnasium.Env):
         super().reset(seed=seed)
         if seed is not None or self._key is None:
             self._key = first_key(seed if seed is not None else int(self.np_random.integers(2**32)))
-        self._key, self._state, obs, mask = self._reset(self._key)
+            self._steps, self._next_reset = 0, reset_key(self._key)
+        self._state, obs, mask = self._reset(self._next_reset)
         return jax.tree.map(np.array, obs), self._info(mask)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self._key, step, mask = self._step(self._key, self._state, action)
-        self._state = step.state
+        step, mask, self._next_reset = self._step(self._key, np.int32(self._steps), self._state, action)
+        self._steps, self._state = self._steps + 1, step.state
         obs = jax.tree.map(np.array, step.obs)
         return obs, float(step.reward), bool(step.terminated), bool(step.truncated), self._info(mask)
 
@@ -97,15 +108,14 @@ class GymnasiumView(gymnasium.Env):
 def _compiled(env: JaxEnv) -> tuple[Any, Any]:
     @jax.jit
     def reset(key: PRNGKey) -> Any:
-        key, reset_key = jax.random.split(key)
-        state, obs = env.reset(reset_key)
-        return key, state, obs, masks_of(env, state)
+        state, obs = env.reset(key)
+        return state, obs, masks_of(env, state)
 
     @jax.jit
-    def step(key: PRNGKey, state: ArrayTree, action: ArrayTree) -> Any:
-        key, step_key = jax.random.split(key)
-        after = env.step(state, action, step_key)
-        return key, after, masks_of(env, after.state)
+    def step(key: PRNGKey, steps: Any, state: ArrayTree, action: ArrayTree) -> Any:
+        now, next_reset = step_keys(key, steps)
+        after = env.step(state, action, now)
+        return after, masks_of(env, after.state), next_reset
 
     return reset, step
 

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from inchworm import spaces
-from inchworm.envs.jax_env import JaxEnv, masks_of
+from inchworm.envs.jax_env import JaxEnv, masks_of, reset_key, step_keys
 from inchworm.spaces import EnvSpec
 from inchworm.types import ArrayTree, PRNGKey
 
@@ -37,8 +37,12 @@ class TracedEnvs(Protocol):
 
     spec: EnvSpec
 
-    def step(self, state: ArrayTree, action: ArrayTree) -> tuple[ArrayTree, Transition]:
-        """One step with actions (N, ...) of the action space."""
+    def chance(self, state: ArrayTree, horizon: int) -> tuple[ArrayTree, ArrayTree]:
+        """What is left to chance in the next T steps, leaves (T, ...), drawn at once; and the state after that."""
+        ...
+
+    def step(self, state: ArrayTree, action: ArrayTree, chance: ArrayTree) -> tuple[ArrayTree, Transition]:
+        """One step with actions (N, ...) of the action space, and its share of chance."""
         ...
 
     def mask(self, state: ArrayTree) -> Bool[Array, "N M"] | None:
@@ -61,6 +65,16 @@ class StartedEnvs(TracedEnvs, Protocol):
         ...
 
 
+class CopiesState(NamedTuple):
+    """Where N copies of a JAX environment stand."""
+
+    envs: ArrayTree
+    key: PRNGKey
+    """Of each environment, (N,); it never changes."""
+    steps: Int[Array, ""]
+    """Steps so far; with the key it gives what is left to chance in the next."""
+
+
 class Copies:
     """N copies of a JAX environment, each started anew in the step that ends its episode."""
 
@@ -68,40 +82,43 @@ class Copies:
         self.spec = env.spec
         self._env = env
 
-    def start(self, keys: PRNGKey) -> tuple[ArrayTree, ArrayTree]:
+    def start(self, keys: PRNGKey) -> tuple[CopiesState, ArrayTree]:
         """State and first observations of as many environments as there are keys."""
-        return self._reset(keys)
+        envs, obs = jax.vmap(self._env.reset)(jax.vmap(reset_key)(keys))
+        return CopiesState(envs, keys, jnp.int32(0)), stored(self.spec.observation_space, obs)
 
-    def step(self, state: ArrayTree, action: ArrayTree) -> tuple[ArrayTree, Transition]:
-        now, keys = state
-        keys = jax.vmap(jax.random.split)(keys)
-        step = jax.vmap(self._env.step)(now, action, keys[:, 1])
-        next_obs = self._stored(step.obs)
+    def chance(self, state: CopiesState, horizon: int) -> tuple[PRNGKey, CopiesState]:
+        """For each step the keys (N, 2) of the step and of the reset after it."""
+        steps = state.steps + jnp.arange(horizon, dtype=jnp.int32)
+        keys = jax.vmap(lambda step: jax.vmap(lambda key: step_keys(key, step))(state.key))(steps)
+        return keys, state._replace(steps=state.steps + horizon)
+
+    def step(self, state: CopiesState, action: ArrayTree, chance: PRNGKey) -> tuple[CopiesState, Transition]:
+        step = jax.vmap(self._env.step)(state.envs, action, chance[:, 0])
+        next_obs = stored(self.spec.observation_space, step.obs)
         terminated = step.terminated.astype(bool)
         done = terminated | step.truncated.astype(bool)
-        (fresh, fresh_keys), fresh_obs = self._reset(keys[:, 0])
-        after = _where(done, fresh, step.state), jnp.where(done, fresh_keys, keys[:, 0])
-        return after, Transition(
+
+        def start_anew() -> tuple[ArrayTree, ArrayTree]:
+            fresh, obs = jax.vmap(self._env.reset)(chance[:, 1])
+            obs = stored(self.spec.observation_space, obs)
+            return _where(done, fresh, step.state), _where(done, obs, next_obs)
+
+        # Most steps end no episode, and a reset can cost more than a step.
+        envs, obs = jax.lax.cond(jnp.any(done), start_anew, lambda: (step.state, next_obs))
+        return state._replace(envs=envs), Transition(
             next_obs=next_obs,
             reward=step.reward.astype(jnp.float32),
             terminated=terminated,
             truncated=done & ~terminated,
             valid=jnp.ones_like(done),
-            obs=_where(done, fresh_obs, next_obs),
+            obs=obs,
             first=done,
             over=done,
         )
 
-    def mask(self, state: ArrayTree) -> Bool[Array, "N M"] | None:
-        return jax.vmap(lambda now: masks_of(self._env, now))(state[0])
-
-    def _reset(self, keys: PRNGKey) -> tuple[ArrayTree, ArrayTree]:
-        keys = jax.vmap(jax.random.split)(keys)
-        state, obs = jax.vmap(self._env.reset)(keys[:, 1])
-        return (state, keys[:, 0]), self._stored(obs)
-
-    def _stored(self, obs: ArrayTree) -> ArrayTree:
-        return stored(self.spec.observation_space, obs)
+    def mask(self, state: CopiesState) -> Bool[Array, "N M"] | None:
+        return jax.vmap(lambda now: masks_of(self._env, now))(state.envs)
 
 
 def stored(space: spaces.Space, obs: ArrayTree) -> ArrayTree:
