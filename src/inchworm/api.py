@@ -61,8 +61,8 @@ def train(
         seed: of parameters, noise, shuffles and environments.
         preset: one of `PRESETS`; None for the one that fits the environment.
         env_kwargs: keyword arguments of the environment.
-        backend: whose environments an id stands for: "gymnasium", "envpool", "ale" or "jax"; None for ALE's if it is
-            an Atari game, else for Gymnasium's.
+        backend: whose environments an id stands for: "gymnasium", "envpool", "ale", "jax" (classic control of this
+            library), "gymnax", "brax" or "playground"; None for ALE's if it is an Atari game, else for Gymnasium's.
         out: folder below which the run's own is made.
         name: of the run's folder; None for a time stamp and the seed.
         stop_return: stop once the last 100 episodes' mean return reaches this.

@@ -27,7 +27,8 @@ class RunConfig:
     env_by_id: bool = True
     """False if the environment is made by a factory that must be given again to resume."""
     backend: str = "gymnasium"
-    """Whose environments are stepped: gymnasium, envpool, ale or jax."""
+    """Whose environments are stepped: gymnasium, envpool, ale, jax (those of this library), gymnax, brax or
+    playground."""
     own_parts: tuple[str, ...] = ()
     """Which of `network` and `optimizer` are code of the user's own, which must be given again to resume."""
     algorithm: Settings

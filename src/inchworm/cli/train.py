@@ -57,8 +57,8 @@ class Options:
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""
     backend: str | None = None
-    """Whose environments ENV stands for: gymnasium, envpool, ale or jax; by default ALE's for Atari games, else
-    Gymnasium's."""
+    """Whose environments ENV stands for: gymnasium, envpool, ale, jax (classic control of this library), gymnax, brax
+    or playground; by default ALE's for Atari games, else Gymnasium's."""
     out: Path = Path("runs")
     """Folder below which the run's own is made."""
     name: str | None = None

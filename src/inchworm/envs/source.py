@@ -12,10 +12,13 @@ from gymnasium.vector import VectorEnv
 
 from inchworm.checks import check_choice, did_you_mean
 from inchworm.envs.ale import ALE_MAX_STEPS, AleEnvs, AleView, is_game
+from inchworm.envs.brax import make_brax
 from inchworm.envs.envpool import EnvPoolEnvs, EnvPoolView
 from inchworm.envs.gymnasium import EnvFactory, GymnasiumPool, make_factory, spec_of
+from inchworm.envs.gymnax import make_gymnax
 from inchworm.envs.jax_control import CLASSIC_CONTROL
 from inchworm.envs.jax_env import GymnasiumView, JaxEnv
+from inchworm.envs.playground import make_playground
 from inchworm.envs.pool import Pool
 from inchworm.envs.traced import StartedEnvs
 from inchworm.envs.vector import VectorPool, vector_spec_of
@@ -23,7 +26,7 @@ from inchworm.errors import ConfigError, EnvironmentContractError
 from inchworm.spaces import EnvSpec
 from inchworm.workers import cores
 
-BACKENDS = ("gymnasium", "envpool", "ale", "jax")
+BACKENDS = ("gymnasium", "envpool", "ale", "jax", "gymnax", "brax", "playground")
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,13 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
                 return _from_envpool(env, kwargs)
             case "jax":
                 return _from_jax_id(env, kwargs)
+            case "gymnax":
+                made = make_gymnax(env, tuple(sorted(kwargs.items())))
+                return _from_jax_library(made, backend, made.params.max_steps_in_episode, kwargs)
+            case "brax" | "playground":
+                make = make_brax if backend == "brax" else make_playground
+                made = make(env, json.dumps(kwargs, sort_keys=True))
+                return _from_jax_library(made, backend, made.max_episode_steps, kwargs)
             case "ale":
                 return _from_ale(env, kwargs)
             case None if is_game(env):
@@ -199,6 +209,11 @@ def _from_jax_id(env: str, kwargs: dict[str, Any]) -> EnvSource:
         jax_env=jax_env,
         kwargs=kwargs,
     )
+
+
+def _from_jax_library(env: Any, backend: str, max_episode_steps: int, kwargs: dict[str, Any]) -> EnvSource:
+    factory = partial(GymnasiumView, env)
+    return EnvSource(env.name, True, factory, env.spec, backend, max_episode_steps, backend, jax_env=env, kwargs=kwargs)
 
 
 def _gymnasium_renderer(env: str, kwargs: dict[str, Any]) -> EnvFactory:
