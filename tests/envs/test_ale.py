@@ -11,7 +11,7 @@ pytest.importorskip("cv2", reason="Gymnasium's preprocessing needs opencv-python
 
 from inchworm.algorithms.ppo import PPO  # noqa: E402
 from inchworm.collect.pool import PoolRollouts  # noqa: E402
-from inchworm.envs.ale import MAX_SEED, AleEnvs  # noqa: E402
+from inchworm.envs.ale_envs import MAX_SEED, AleEnvs  # noqa: E402
 from inchworm.envs.pool import environment_seed  # noqa: E402
 from inchworm.models import observations  # noqa: E402
 from inchworm.models.actor_critic import make_model  # noqa: E402

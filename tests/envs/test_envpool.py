@@ -14,7 +14,7 @@ from inchworm.numerics.tree import to_arrays
 
 envpool = pytest.importorskip("envpool", reason="install inchworm[envpool]")
 
-from inchworm.envs.envpool import MAX_SEED, EnvPoolEnvs  # noqa: E402
+from inchworm.envs.envpool_envs import MAX_SEED, EnvPoolEnvs  # noqa: E402
 
 N = 3
 TASKS = {

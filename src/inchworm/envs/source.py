@@ -11,14 +11,14 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from inchworm.checks import check_choice, did_you_mean
-from inchworm.envs.ale import ALE_MAX_STEPS, AleEnvs, AleView, is_game
-from inchworm.envs.brax import make_brax
-from inchworm.envs.envpool import EnvPoolEnvs, EnvPoolView
+from inchworm.envs.ale_envs import ALE_MAX_STEPS, AleEnvs, AleView, is_game
+from inchworm.envs.brax_envs import make_brax
+from inchworm.envs.envpool_envs import EnvPoolEnvs, EnvPoolView
 from inchworm.envs.gymnasium import EnvFactory, GymnasiumPool, make_factory, spec_of
-from inchworm.envs.gymnax import make_gymnax
+from inchworm.envs.gymnax_envs import make_gymnax
 from inchworm.envs.jax_control import CLASSIC_CONTROL
 from inchworm.envs.jax_env import GymnasiumView, JaxEnv
-from inchworm.envs.playground import make_playground
+from inchworm.envs.playground_envs import make_playground
 from inchworm.envs.pool import Pool
 from inchworm.envs.traced import StartedEnvs
 from inchworm.envs.vector import VectorPool, vector_spec_of

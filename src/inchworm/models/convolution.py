@@ -209,11 +209,11 @@ def _convolve(
     stride: int,
     padding: str,
 ) -> Float[Array, "B H2 W2 D"]:
-    def by_library(x: AnyArray, kernel: AnyArray) -> Array:
+    def by_library(x: Array, kernel: Array) -> Array:
         layout = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layout)
 
-    def by_product(x: AnyArray, kernel: AnyArray) -> Array:
+    def by_product(x: Array, kernel: Array) -> Array:
         return _convolve_by_product(x, kernel, stride, padding)
 
     return lax.platform_dependent(x, jnp.asarray(kernel), cpu=by_product, default=by_library) + bias

@@ -4,7 +4,7 @@ import json
 from functools import lru_cache
 
 from inchworm.checks import did_you_mean
-from inchworm.envs.brax import SimulatedEnv, simulated
+from inchworm.envs.brax_envs import SimulatedEnv, simulated
 from inchworm.envs.pool import first_line
 from inchworm.errors import EnvironmentContractError, MissingDependencyError
 
