@@ -129,6 +129,8 @@ def stored(space: spaces.Space, obs: ArrayTree) -> ArrayTree:
 
 def _where(condition: Bool[Array, " N"], if_true: ArrayTree, if_false: ArrayTree) -> ArrayTree:
     def choose(a: Array, b: Array) -> Array:
+        if a.shape[:1] != condition.shape:
+            return b  # MuJoCo's states have leaves that all environments share
         return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - 1)), a, b)
 
     return jax.tree.map(choose, if_true, if_false)
