@@ -172,10 +172,10 @@ Model = ActorCritic | SharedActorCritic
 
 
 def runs_on_numpy(model: Model) -> bool:
-    """True if the policy's code also runs on NumPy arrays: no images, no memory, no network of the user's, no Beta."""
+    """True if the policy's code runs on NumPy arrays too: no images, memory, user's network, Beta or bfloat16."""
     reader = model.reader
     heads = model.head.parts if isinstance(model.head, ProductHead) else (model.head,)
-    plain = isinstance(reader.encoder, VectorEncoder) and reader.core is None
+    plain = isinstance(reader.encoder, VectorEncoder) and reader.core is None and reader.compute_dtype == "float32"
     return plain and not any(isinstance(head, BetaHead) for head in heads)
 
 

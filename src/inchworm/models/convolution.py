@@ -7,6 +7,7 @@ it. Images are (H, W, C), (C, H, W) or, with one channel, (H, W); bytes are scal
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ class CNN:
         return self.dense_bias.shape[0]
 
     def __call__(self, images: Shaped[AnyArray, "*batch_and_shape"]) -> Float[Array, "*batch features"]:
-        x, batch = _channels_last(images, self.shape)
+        x, batch = _channels_last(images, self.shape, self.dense_weight.dtype)
         for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
             x = jax.nn.relu(_convolve(x, kernel, bias, stride, "VALID"))
         return _dense(x, self.dense_weight, self.dense_bias).reshape(*batch, self.num_features)
@@ -73,7 +74,7 @@ class ImpalaCNN:
         return self.dense_bias.shape[0]
 
     def __call__(self, images: Shaped[AnyArray, "*batch_and_shape"]) -> Float[Array, "*batch features"]:
-        x, batch = _channels_last(images, self.shape)
+        x, batch = _channels_last(images, self.shape, self.dense_weight.dtype)
         layers = list(zip(self.kernels, self.biases, strict=True))
         for start in range(0, len(layers), LAYERS_PER_SECTION):
             first, *blocks = layers[start : start + LAYERS_PER_SECTION]
@@ -188,7 +189,7 @@ def _height_width_channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _channels_last(
-    images: Shaped[AnyArray, "*batch_and_shape"], shape: tuple[int, ...]
+    images: Shaped[AnyArray, "*batch_and_shape"], shape: tuple[int, ...], dtype: Any
 ) -> tuple[Float[Array, "B H W C"], tuple[int, ...]]:
     """Images with one batch axis as floats, and the batch axes that they had."""
     # The image axes are taken from the array, so that images of another shape reach the kernels and are refused there.
@@ -199,7 +200,7 @@ def _channels_last(
         x = x[..., None]
     elif channels_first(shape):
         x = jnp.moveaxis(x, 1, -1)
-    return x.astype(jnp.float32) / 255.0 if x.dtype == jnp.uint8 else x, batch
+    return x.astype(dtype) / 255.0 if x.dtype == jnp.uint8 else x.astype(dtype), batch
 
 
 def _convolve(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -76,6 +76,8 @@ class Network:
     encoder: VectorEncoder | ImageEncoder | CustomEncoder
     core: GRU | LSTM | None
     layers: MLP
+    compute_dtype: str = field(default="float32", metadata={"static": True})
+    """Of encoder and layers; parameters, memory and outputs are float32."""
 
     def initial_carry(self, num_envs: int) -> ArrayTree:
         """The recurrent state at an episode's start, (N, ...); None without a core."""
@@ -85,11 +87,12 @@ class Network:
         self, normalizers: Normalizers, obs: ArrayTree, first: Bool[AnyArray, " N"] | None, carry: ArrayTree
     ) -> tuple[Float[AnyArray, "N outputs"], ArrayTree]:
         """Outputs for one step of N environments, and the carry after it."""
-        features = self.encoder(normalizers, obs)
-        if self.core is not None:
+        narrow = self._narrow()
+        features = narrow._features(normalizers, obs)
+        if narrow.core is not None:
             assert first is not None
-            features, carry = self.core.step(carry, features, first)
-        return self.layers(features), carry
+            features, carry = narrow.core.step(carry, self._widen(features), first)
+        return self._widen(narrow.layers(self._cast(features))), carry
 
     def unroll(
         self, normalizers: Normalizers, obs: ArrayTree, first: Bool[AnyArray, "*batch"] | None, carry: ArrayTree
@@ -98,23 +101,44 @@ class Network:
 
         Without a core the leading axes are any batch.
         """
-        features = self.encoder(normalizers, obs)
+        narrow = self._narrow()
+        features = narrow._features(normalizers, obs)
         carries = None
-        if self.core is not None:
+        if narrow.core is not None:
             assert first is not None
-            features, carries = self.core.unroll(carry, features, first)
-        return self.layers(features), carries
+            features, carries = narrow.core.unroll(carry, self._widen(features), first)
+        return self._widen(narrow.layers(self._cast(features))), carries
 
     def look_ahead(self, normalizers: Normalizers, next_obs: ArrayTree, carries: ArrayTree) -> AnyArray:
         """Outputs for the successors of T steps of N environments, from the carries after those steps."""
         if self.core is None:
-            return self.layers(self.encoder(normalizers, next_obs))
+            return self.unroll(normalizers, next_obs, None, None)[0]
 
         def one(obs: ArrayTree, carry: ArrayTree) -> AnyArray:
             never = jnp.zeros(jax.tree.leaves(obs)[0].shape[0], bool)
             return self.step(normalizers, obs, never, carry)[0]
 
         return jax.vmap(one)(next_obs, carries)
+
+    def _features(self, normalizers: Normalizers, obs: ArrayTree) -> AnyArray:
+        return self._cast(self.encoder(normalizers, obs))
+
+    def _narrow(self) -> "Network":
+        """The network with its parameters in the dtype to compute in, but for memory and a user's own part."""
+        if self.compute_dtype == "float32":
+            return self
+        encoder = self.encoder if isinstance(self.encoder, CustomEncoder) else self._cast(self.encoder)
+        return replace(self, encoder=encoder, layers=self._cast(self.layers))
+
+    def _cast(self, tree: Any) -> Any:
+        if self.compute_dtype == "float32":
+            return tree
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, self.compute_dtype), tree)
+
+    def _widen(self, tree: Any) -> Any:
+        if self.compute_dtype == "float32":
+            return tree
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
 def make_network(
@@ -135,7 +159,11 @@ def make_network(
         make_core = {"gru": orthogonal_gru, "lstm": orthogonal_lstm}[settings.recurrent]
         core, width = make_core(jax.random.fold_in(key, 2), width, settings.recurrent_size), settings.recurrent_size
     layers = orthogonal_mlp(key, width, settings.hidden_sizes, outputs, settings.activation, last_layer_scale)
-    return Network(encoder, core, layers), (width, *settings.hidden_sizes, *([] if outputs is None else [outputs]))[-1]
+    return Network(encoder, core, layers, settings.compute_dtype), (
+        width,
+        *settings.hidden_sizes,
+        *([] if outputs is None else [outputs]),
+    )[-1]
 
 
 def _make_encoder(

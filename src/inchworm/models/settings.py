@@ -38,6 +38,9 @@ class ModelSettings:
     """Log of a Gaussian's deviation: learned and the same in every state (the paper), an output of the network, or a
     number or schedule."""
 
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which networks compute; parameters, memory, advantages and statistics are float32 in any case."""
+
     def __post_init__(self) -> None:
         if not isinstance(self.hidden_sizes, list | tuple):
             raise ConfigError("hidden_sizes", self.hidden_sizes, "is not a list of widths", "Give e.g. (64, 64).")
@@ -47,6 +50,7 @@ class ModelSettings:
         check_choice("recurrent", self.recurrent, ("none", "gru", "lstm"))
         object.__setattr__(self, "recurrent_size", check_integer("recurrent_size", self.recurrent_size, 1))
         check_flag("shared_trunk", self.shared_trunk)
+        check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_choice("action_distribution", self.action_distribution, ("gaussian", "tanh_gaussian", "beta"))
         if self.log_std not in ("learned", "state"):
             log_std: Any = self.log_std
