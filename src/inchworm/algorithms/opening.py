@@ -22,7 +22,7 @@ from inchworm.rl.distributions.categorical import MASKED_LOGIT
 from inchworm.rl.returns import generalized_advantage, lambda_return, td_target
 from inchworm.types import AnyArray, ArrayTree, Batch, Metrics, Rollout
 
-ROUNDING = {"float32": jnp.float32(0.0), "bfloat16": jnp.float32(5e-2)}
+ROUNDING = {"float32": 0.0, "bfloat16": 5e-2}
 """What computing in a dtype adds to the tolerance of log-probabilities."""
 
 
@@ -61,7 +61,7 @@ def opening_pass(model: Model, normalizers: Normalizers, rollout: Rollout, confi
     )
     metrics = {
         "policy/log_ratio_at_start": jnp.max(jnp.abs(drift)),
-        "policy/log_ratio_tolerance": old.log_prob_tolerance() + ROUNDING[config.compute_dtype],
+        "policy/log_ratio_tolerance": jnp.float32(old.log_prob_tolerance()) + ROUNDING[config.compute_dtype],
     }
     if rollout.tail is None:
         metrics["value/explained_variance"] = explained_variance(value, returns, weight)

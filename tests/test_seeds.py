@@ -1,0 +1,124 @@
+"""Several seeds at once: each run is the one that a training of its own gives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import SyncVectorEnv
+
+import inchworm as iw
+from inchworm.errors import ConfigError
+from inchworm.io.run_folder import RunFolder, read_json
+from jax_probes import Cue
+
+SMALL = iw.PPO(num_envs=2, horizon=16, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
+QUIET = {"progress": False, "total_steps": 320}
+CODE = """
+import sys
+import inchworm as iw
+SMALL = iw.PPO(num_envs=2, horizon=16, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
+"""
+
+
+def hashes(runs):
+    return [run.summary["parameters_sha256"] for run in runs]
+
+
+def test_runs_of_a_jax_environment_are_bit_for_bit_the_single_runs(tmp_path):
+    together = iw.train_seeds(Cue("discrete"), SMALL, seeds=(3, 5), out=tmp_path, evaluation_episodes=2, **QUIET)
+    alone = [
+        iw.train(Cue("discrete"), SMALL, seed=seed, out=tmp_path / "alone", evaluation_episodes=2, **QUIET)
+        for seed in (3, 5)
+    ]
+    assert hashes(together) == hashes(alone)
+    assert [run.summary["evaluation_stochastic"] for run in together] == [
+        run.summary["evaluation_stochastic"] for run in alone
+    ]
+    assert [row["loss/policy"] for row in together[1].metrics()] == [row["loss/policy"] for row in alone[1].metrics()]
+    means = [run.summary["evaluation_deterministic"]["mean"] for run in together]
+    assert together.summary["evaluation_deterministic"]["mean"] == np.mean(means)
+    assert [run.folder.name.rpartition("-")[2] for run in together] == ["seed3", "seed5"]
+    assert (together.folder / "curve.png").stat().st_size > 10_000
+    again = iw.load(together[1].folder)
+    assert again.config.seed == 5
+
+
+def test_runs_on_several_devices_are_bit_for_bit_those_on_one(tmp_path):
+    code = CODE + (
+        "env = 'Pendulum-v1'; options = dict(backend='jax', total_steps=96, evaluation_episodes=0, progress=False);"
+        "seeds = [0, 1, 2]; out = sys.argv[1];"
+        "runs = iw.train_seeds(env, SMALL, seeds=seeds, out=out, **options) if sys.argv[2] == 'together' else"
+        " [iw.train(env, SMALL, seed=seed, out=out, **options) for seed in seeds];"
+        "import jax; print(len(jax.devices()), [run.summary['parameters_sha256'] for run in runs])"
+    )
+    answers = []
+    for how in ("together", "alone"):
+        words = [sys.executable, "-c", code, str(tmp_path), how]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300)
+        answers.append(done.stdout.split(" ", 1))
+    (devices, together), (one, alone) = answers
+    assert together == alone
+    assert int(devices) == min(3, len(os.sched_getaffinity(0)))
+    assert one == "1"
+
+
+def test_runs_in_processes_are_bit_for_bit_the_single_runs(tmp_path):
+    together = iw.train_seeds("CartPole-v1", SMALL, seeds=(3, 5), out=tmp_path, evaluation_episodes=1, **QUIET)
+    code = CODE + (
+        "print([iw.train('CartPole-v1', SMALL, seed=seed, total_steps=320, out=sys.argv[1], evaluation_episodes=0,"
+        " progress=False).summary['parameters_sha256'] for seed in (3, 5)])"
+    )
+    # In a process of its own, because this one compiles without optimisation.
+    words = [sys.executable, "-c", code, str(tmp_path / "alone")]
+    alone = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300).stdout.strip()
+    assert repr(hashes(together)) == alone
+    assert read_json(RunFolder(together.folder).summary)["runs"] == [run.folder.name for run in together]
+    assert len(together[0].evaluate(episodes=1).returns) == 1
+
+
+def test_seeds_that_are_none_or_twice_are_refused(tmp_path):
+    for seeds in ([], [1, 1], [-1], [0.5]):
+        with pytest.raises(ConfigError, match=r"^seeds = "):
+            iw.train_seeds("CartPole-v1", SMALL, seeds=seeds, out=tmp_path, **QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_environments_that_cannot_reach_other_processes_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        iw.train_seeds(lambda: gymnasium.make("CartPole-v1"), SMALL, seeds=(0, 1), out=tmp_path, **QUIET)
+    vector = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
+    with pytest.raises(ConfigError, match="each seed needs its own"):
+        iw.train_seeds(vector, SMALL, seeds=(0, 1), out=tmp_path, **QUIET)
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "jax"])
+def test_a_signal_stops_all_seeds_with_everything_saved(tmp_path, backend):
+    code = CODE + (
+        "if __name__ == '__main__':\n"
+        "    iw.train_seeds('CartPole-v1', SMALL, seeds=(0, 1), total_steps=10**8, out=sys.argv[1],"
+        f" backend={backend!r}, evaluation_episodes=0, progress=False)"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True)
+    folders = [tmp_path / "CartPole-v1" / "ppo"]
+    deadline = time.monotonic() + 120
+    begun: list = []
+    while len(begun) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        metrics = folders[0].glob("*seed[01]/metrics.jsonl")
+        begun = [path.parent for path in metrics if path.stat().st_size > 0]
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.count("inchworm resume") == 2
+    for folder in begun:
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["stopped_by"] == "SIGTERM"
+        assert list((folder / "checkpoints").iterdir())
