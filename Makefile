@@ -10,7 +10,7 @@ RUN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: help train test test-all check format bench learning clean
+.PHONY: help train test test-all test-pools check format bench learning clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -23,6 +23,10 @@ test: $(READY)   ## the tests, in under ten minutes on two cores
 
 test-all: $(READY)  ## the tests and the long ones
 	$(RUN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-pools: $(READY)  ## the tests of EnvPool and Atari games, whose packages (900 MB) it installs
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,envpool,atari]"
+	$(RUN)/python -m pytest tests/envs/test_envpool.py tests/envs/test_ale.py $(ARGS)
 
 check: $(READY)  ## format, lint, types, layers
 	$(RUN)/ruff format --check .

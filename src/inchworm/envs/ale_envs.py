@@ -161,3 +161,18 @@ class AleView(gymnasium.Env):
 
     def close(self) -> None:
         self._games.close()
+
+
+def drawing_view(env: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+    """The same game by Gymnasium's wrappers, which draws itself, as ALE's vector environment does not."""
+    import ale_py
+
+    found = _parse(env)
+    assert found is not None
+    gymnasium.register_envs(ale_py)
+    settings = {"repeat_action_probability": found[1]} | {
+        name: kwargs[name] for name in ("repeat_action_probability", "full_action_space") if name in kwargs
+    }
+    game = gymnasium.make(f"ALE/{found[0]}-v5", frameskip=1, render_mode="rgb_array", **settings)
+    preprocessed = gymnasium.wrappers.AtariPreprocessing(game)
+    return gymnasium.wrappers.FrameStackObservation(preprocessed, 4, padding_type="zero")

@@ -11,7 +11,7 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 from inchworm.checks import check_choice, did_you_mean
-from inchworm.envs.ale_envs import ALE_MAX_STEPS, AleEnvs, AleView, is_game
+from inchworm.envs.ale_envs import ALE_MAX_STEPS, AleEnvs, AleView, drawing_view, is_game
 from inchworm.envs.brax_envs import make_brax
 from inchworm.envs.envpool_envs import EnvPoolEnvs, EnvPoolView
 from inchworm.envs.gymnasium import EnvFactory, GymnasiumPool, make_factory, spec_of
@@ -178,8 +178,8 @@ def _from_ale(env: str, kwargs: dict[str, Any]) -> EnvSource:
     def traced(num_envs: int, seed: int, restart: int) -> AleEnvs:
         return AleEnvs(env, kwargs, num_envs, seed, restart, min(num_envs, threads))
 
-    factory, limit = partial(AleView, env, kwargs), ALE_MAX_STEPS
-    return EnvSource(env, True, factory, spec, "ale_py", limit, "ale", traced=traced, kwargs=kwargs)
+    factory, renderer = partial(AleView, env, kwargs), partial(drawing_view, env, kwargs)
+    return EnvSource(env, True, factory, spec, "ale_py", ALE_MAX_STEPS, "ale", renderer, traced=traced, kwargs=kwargs)
 
 
 def _from_jax_id(env: str, kwargs: dict[str, Any]) -> EnvSource:
