@@ -518,6 +518,8 @@ WRONG: dict[str, list[Any]] = {
     "normalize_advantage": ["yes", "Batch", None, True, []],
     "normalize_observation": [1, "true", None],
     "normalize_return": [0, "false", None],
+    "clip_reward": [1, "sign", None],
+    "compute_dtype": ["float16", "bf16", None],
     "max_grad_norm": [0.0, -0.5, math.nan, math.inf, "none", True],
     "clip_range_value": [0.0, -0.2, math.nan, "0.2"],
     "hidden_sizes": [64, "64", (0,), (-8,), (8, 8.0), (True,), None],
