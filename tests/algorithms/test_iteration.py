@@ -126,6 +126,14 @@ def test_rewards_are_scaled_by_statistics_that_have_already_taken_them_in(iterat
         np.testing.assert_allclose(state.discounted_return, start, rtol=1e-4, atol=1e-5)
 
 
+def test_rewards_are_clipped_to_their_sign(rollouts):
+    config = dataclasses.replace(CONFIG, normalize_return=False, clip_reward=True)
+    state, _ = iterating(config)(witness_state(), rollouts[0])
+    signs = np.sign(clean(rollouts[0]).reward)
+    assert set(np.unique(signs)) == {-1.0, 0.0, 1.0}
+    np.testing.assert_array_equal(state.model["reward"], signs)
+
+
 def test_scaled_rewards_are_clipped_at_ten(iterate_witness, rollouts):
     rollout = clean(rollouts[0])
     reward = np.zeros(SHAPE, np.float32)
