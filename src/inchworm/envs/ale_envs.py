@@ -170,7 +170,7 @@ def drawing_view(env: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     found = _parse(env)
     assert found is not None
     gymnasium.register_envs(ale_py)
-    settings = {"repeat_action_probability": found[1]} | {
+    settings: dict[str, Any] = {"repeat_action_probability": found[1]} | {
         name: kwargs[name] for name in ("repeat_action_probability", "full_action_space") if name in kwargs
     }
     game = gymnasium.make(f"ALE/{found[0]}-v5", frameskip=1, render_mode="rgb_array", **settings)
