@@ -1,5 +1,7 @@
 """Names of leaves and back, finiteness, selection."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from inchworm.errors import CheckpointError
 from inchworm.numerics.tree import all_finite, broadcast_rows, fingerprint, flatten_time, from_arrays, select, to_arrays
+from inchworm.rl.distributions import Beta, DiagonalGaussian, TanhGaussian
 
 
 def tree(mark: float = 0.5) -> dict:
@@ -94,3 +97,12 @@ def test_what_all_rows_share_gets_axes_of_its_own():
     rows = broadcast_rows(tree, (2, 3))
     assert {name: leaf.shape for name, leaf in rows.items()} == {"mean": (2, 3, 4), "log_std": (2, 3, 4)}
     np.testing.assert_array_equal(rows["log_std"][1, 2], [0, 1, 2, 3])
+
+
+def test_two_classes_with_the_same_fields_are_two_structures():
+    """Else one would now and then run the program compiled for the other."""
+    leaves = jnp.zeros(3), jnp.zeros(3)
+    structures = [jax.tree.structure(kind(*leaves)) for kind in (DiagonalGaussian, TanhGaussian, Beta)]
+    for one, other in itertools.combinations(structures, 2):
+        assert one != other
+    assert jax.tree.structure(DiagonalGaussian(*leaves)) == structures[0]

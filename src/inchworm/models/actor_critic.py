@@ -1,6 +1,6 @@
 """The policy and the value function, as separate trees of parameters or on a trunk that they share."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NamedTuple, Self
 
 import jax
@@ -12,6 +12,7 @@ from inchworm.models.mlp import MLP, orthogonal_mlp
 from inchworm.models.network import CustomNetwork, Network, VectorEncoder, make_network
 from inchworm.models.observations import Normalizers
 from inchworm.models.settings import ModelSettings
+from inchworm.numerics.tree import pytree
 from inchworm.rl.distributions import Distribution
 from inchworm.types import AnyArray, ArrayTree, PRNGKey
 
@@ -28,8 +29,7 @@ class Unrolled(NamedTuple):
     """Recurrent states after each step, (T, N, ...), before any reset; None without memory."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Policy:
     """pi(. | s) by a network of its own."""
 
@@ -44,8 +44,7 @@ class Policy:
         return self.head(outputs, mask), carries
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class ActorCritic:
     """A policy and a value function that share no parameters."""
 
@@ -113,8 +112,7 @@ class ActorCritic:
         return replace(self, policy=replace(self.policy, head=follow_schedule(self.policy.head, log_std)))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class SharedActorCritic:
     """A policy and a value function that share all but their last layers."""
 

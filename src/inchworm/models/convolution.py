@@ -6,7 +6,7 @@ it. Images are (H, W, C), (C, H, W) or, with one channel, (H, W); bytes are scal
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Shaped
 
 from inchworm.errors import UnsupportedSpaceError
 from inchworm.models.mlp import orthogonal
+from inchworm.numerics.tree import pytree
 from inchworm.types import AnyArray, PRNGKey
 
 SECTIONS = (16, 32, 32)
@@ -25,8 +26,7 @@ LAYERS_PER_SECTION = 5
 """One convolution before the pooling, two in each of two residual blocks."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class CNN:
     """Convolutions without padding and a dense layer, each followed by relu."""
 
@@ -51,8 +51,7 @@ class CNN:
         return _dense(x, self.dense_weight, self.dense_bias).reshape(*batch, self.num_features)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class ImpalaCNN:
     """The residual network of IMPALA without its LSTM: Espeholt et al. 2018, arXiv:1802.01561, figure 3, right.
 

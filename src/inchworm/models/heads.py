@@ -1,6 +1,6 @@
 """From a network's outputs to a distribution of actions: one head for each kind of action space."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from inchworm import spaces
 from inchworm.errors import UnsupportedSpaceError
 from inchworm.models.settings import ModelSettings
+from inchworm.numerics.tree import pytree
 from inchworm.rl.distributions import (
     Bernoulli,
     Beta,
@@ -28,8 +29,7 @@ LOG_STD_RANGE = (-20.0, 2.0)
 Mask = Bool[AnyArray, "*batch M"] | None
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class CategoricalHead:
     """Outputs are the logits of one choice out of n."""
 
@@ -47,8 +47,7 @@ class CategoricalHead:
         return Categorical.draw_noise(key, (*shape, self.n))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class MultiCategoricalHead:
     """Outputs are the logits of several choices, side by side."""
 
@@ -68,8 +67,7 @@ class MultiCategoricalHead:
         return MultiCategorical.draw_noise(key, (*shape, self.num_outputs))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class BernoulliHead:
     """Outputs are the logits of n bits."""
 
@@ -87,8 +85,7 @@ class BernoulliHead:
         return Bernoulli.draw_noise(key, (*shape, self.n))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class GaussianHead:
     """Outputs are the means, and the logarithms of the standard deviations if these depend on the state."""
 
@@ -117,8 +114,7 @@ class GaussianHead:
         return DiagonalGaussian.draw_noise(key, (*shape, self.size))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class BetaHead:
     """Outputs x, y give alpha = 1 + softplus(x) and beta = 1 + softplus(y): densities with one hump."""
 
@@ -137,8 +133,7 @@ class BetaHead:
         return Beta.draw_noise(key, (*shape, self.size))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class ProductHead:
     """Outputs lie side by side, one stretch for each leaf of a Dict or Tuple space."""
 

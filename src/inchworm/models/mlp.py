@@ -6,20 +6,20 @@ code runs on JAX arrays and on NumPy arrays.
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from inchworm.numerics.tree import pytree
 from inchworm.types import AnyArray, PRNGKey
 
 ACTIVATIONS = ("tanh", "relu")
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class MLP:
     """Linear layers with an activation between them; no layers at all leave the input as it is."""
 

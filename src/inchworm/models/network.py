@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from inchworm.models.mlp import MLP, orthogonal_mlp
 from inchworm.models.observations import Normalizers, encode, encode_leaf, is_image, normalize, num_features
 from inchworm.models.recurrent import GRU, LSTM, orthogonal_gru, orthogonal_lstm
 from inchworm.models.settings import ModelSettings
+from inchworm.numerics.tree import pytree
 from inchworm.types import AnyArray, ArrayTree, PRNGKey
 
 CustomNetwork = Callable[[PRNGKey, spaces.Space], Callable[[Any], Any]]
@@ -23,8 +24,7 @@ CustomNetwork = Callable[[PRNGKey, spaces.Space], Callable[[Any], Any]]
 normalised observations, a tree like the space with leaves (B, ...), and returns features (B, F)."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class VectorEncoder:
     """Lays all leaves side by side; it has no parameters, and runs on NumPy arrays too."""
 
@@ -34,8 +34,7 @@ class VectorEncoder:
         return encode(self.space, normalizers, obs)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class ImageEncoder:
     """Each image goes through a convolutional network of its own, all else is laid beside what these say."""
 
@@ -52,8 +51,7 @@ class ImageEncoder:
         return jnp.concatenate(parts, axis=-1)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class CustomEncoder:
     """A network of the user's own, fed with normalised observations."""
 
@@ -68,8 +66,7 @@ class CustomEncoder:
         return features.reshape((*batch, features.shape[-1]))
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Network:
     """Encoder, recurrent core if there is one, and layers: from raw observations to outputs."""
 

@@ -6,7 +6,6 @@ them for all steps at once and scans the rest.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,14 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from inchworm.models.mlp import orthogonal
+from inchworm.numerics.tree import pytree
 from inchworm.types import AnyArray, PRNGKey
 
 Carry = TypeVar("Carry")
 """An array (..., H), or a tuple of them."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class GRU:
     """A gated recurrent unit: Cho et al. 2014, arXiv:1406.1078, section 2.3, in the form of cuDNN.
 
@@ -85,8 +84,7 @@ class GRU:
         return (1.0 - z) * n + z * h
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class LSTM:
     """A long short-term memory with forget gates (Hochreiter and Schmidhuber 1997; Gers et al. 2000), no peepholes.
 

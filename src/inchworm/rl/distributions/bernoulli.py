@@ -1,17 +1,16 @@
 """Independent bits."""
 
-from dataclasses import dataclass
 from typing import Self
 
 import jax
 from jaxtyping import Bool, Float, Int
 
+from inchworm.numerics.tree import pytree
 from inchworm.rl.distributions.categorical import MASKED_LOGIT, Categorical, kl_terms
 from inchworm.types import AnyArray, PRNGKey
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Bernoulli:
     """p(a_i = 1) = 1 / (1 + exp(-logits_i)), independent over i; an action is n integers, each 0 or 1."""
 

@@ -1,20 +1,18 @@
 """Independent beta distributions over the elements of a vector in (0, 1)."""
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import betaln, digamma, gammaln
 from jaxtyping import Array, Float, UInt32
 
+from inchworm.numerics.tree import pytree
 from inchworm.types import AnyArray, PRNGKey
 
 EDGE = 1e-6
 """Distance that samples keep from 0 and 1, where a logarithm of the density may be infinite."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Beta:
     """Density y_i^(alpha_i - 1) (1 - y_i)^(beta_i - 1) / B(alpha_i, beta_i) on (0, 1), independent over i.
 

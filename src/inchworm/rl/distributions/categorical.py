@@ -1,19 +1,18 @@
 """One choice out of n."""
 
-from dataclasses import dataclass
 from typing import Self
 
 import jax
 from jaxtyping import Bool, Float, Int
 
+from inchworm.numerics.tree import pytree
 from inchworm.types import AnyArray, PRNGKey
 
 MASKED_LOGIT = -1e9
 """Logit of a forbidden action: finite, because the entropy of -inf and its gradient are NaN."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Categorical:
     """p(a) = softmax(logits)_a for a = 0, ..., n - 1."""
 

@@ -1,18 +1,17 @@
 """Independent normal distributions over the elements of a vector."""
 
 import math
-from dataclasses import dataclass
 
 import jax
 from jaxtyping import Float
 
+from inchworm.numerics.tree import pytree
 from inchworm.types import AnyArray, PRNGKey
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class DiagonalGaussian:
     """Normal(mean_i, exp(log_std_i)^2), independent over i; a `log_std` without batch axes is shared."""
 

@@ -1,18 +1,17 @@
 """Several independent choices, each out of a number of its own."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from inchworm.numerics.tree import pytree
 from inchworm.rl.distributions.categorical import MASKED_LOGIT, Categorical
 from inchworm.types import AnyArray, PRNGKey
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class MultiCategorical:
     """p(a) = prod_k softmax(logits of choice k)_(a_k), where choice k is out of nvec_k.
 

@@ -1,6 +1,6 @@
 """Independent distributions of the leaves of a Dict or Tuple space."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import reduce
 from operator import add
 from typing import Any
@@ -9,6 +9,7 @@ import jax
 from jaxtyping import Float
 
 from inchworm import spaces
+from inchworm.numerics.tree import pytree
 from inchworm.rl.distributions.bernoulli import Bernoulli
 from inchworm.rl.distributions.beta import Beta
 from inchworm.rl.distributions.categorical import Categorical
@@ -20,8 +21,7 @@ from inchworm.types import AnyArray, ArrayTree, PRNGKey
 LeafDistribution = Categorical | MultiCategorical | Bernoulli | DiagonalGaussian | TanhGaussian | Beta
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class Product:
     """p(a) = prod_k p_k(a_k), where a_k is the k-th leaf of an action a of the space.
 

@@ -1,12 +1,11 @@
 """A normal vector squashed into (-1, 1)."""
 
 import math
-from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
+from inchworm.numerics.tree import pytree
 from inchworm.rl.distributions.diagonal_gaussian import DiagonalGaussian
 from inchworm.types import AnyArray, PRNGKey
 
@@ -15,8 +14,7 @@ NODES, WEIGHTS = (part.astype(np.float32) for part in np.polynomial.hermite_e.he
 WEIGHTS /= math.sqrt(2.0 * math.pi)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@pytree
 class TanhGaussian:
     """y = tanh(u) with u_i ~ Normal(mean_i, exp(log_std_i)^2), independent over i.
 
