@@ -14,11 +14,13 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import gymnasium
 import numpy as np
 import tyro
 from scipy.stats import bootstrap
@@ -49,9 +51,10 @@ SETTINGS: dict[str, Any] = {
     "minibatch_size": 128,
     "hidden_sizes": (64, 64),
 }
-"""Of both sides: sb3-contrib's defaults."""
+"""Of both sides: sb3-contrib's defaults, by its own reading (`our_settings`)."""
 OURS_ONLY = {"normalize_advantage": "batch", "normalize_observation": False, "normalize_return": False}
 """What the peer does anyway, or only with a wrapper."""
+PER_ACTION_DIMENSION = ("max_kl", "cg_damping")
 SCORES = ("return_100", "evaluation_deterministic", "evaluation_stochastic")
 SIDES = ("inchworm", "sb3_contrib")
 
@@ -100,6 +103,18 @@ class Options:
         return f"python experiments/trpo/run.py --tasks {task} --seeds {self.seeds}{steps}"
 
 
+def our_settings(task: str) -> dict[str, Any]:
+    """`SETTINGS` such that our update is the peer's.
+
+    The peer's KL divergence of two diagonal Gaussians is averaged over the A dimensions of an action, where it is a
+    sum: its bound of 0.01 lets the KL come to 0.01 A, and its damping of 0.1 acts like 0.1 A. With both multiplied by
+    A, one update of either side from the same parameters on the same rollout moves them alike (`one_update.py`).
+    """
+    with closing(gymnasium.make(task)) as env:
+        dimensions = int(np.prod(env.action_space.shape or (1,)))
+    return SETTINGS | {name: SETTINGS[name] * dimensions for name in PER_ACTION_DIMENSION} | OURS_ONLY
+
+
 def train_ours(task: str, seed: int, options: Options) -> Outcome:
     """One `inchworm train` in a process of its own; an earlier one of the same name is kept as it is."""
     folder = RunFolder(options.runs / task / "trpo" / options.run_name(seed))
@@ -107,7 +122,7 @@ def train_ours(task: str, seed: int, options: Options) -> Outcome:
         command = [sys.executable, "-m", "inchworm", "train", task, "--algorithm", "trpo", "--preset", "paper"]
         command += ["--total-steps", str(options.total_steps), "--seed", str(seed)]
         command += ["--name", folder.path.name, "--out", str(options.runs), "--no-video", "--no-progress"]
-        subprocess.run(command + flags(SETTINGS | OURS_ONLY), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command + flags(our_settings(task)), check=True, stdout=subprocess.DEVNULL)
     summary, facts = read_json(folder.summary), read_json(folder.provenance)
     evaluations = {
         name: {part: summary[name][part] for part in ("mean", "std")} for name in SCORES if name != "return_100"
@@ -162,7 +177,8 @@ def result(task: str, sides: dict[str, list[Outcome]], options: Options) -> dict
         "command": options.command(task),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": {"cpu": facts["numerics"]["cpu"], "cores": facts["cores"]},
-        "settings": SETTINGS | OURS_ONLY | {"total_steps": options.total_steps},
+        "settings": {"inchworm": our_settings(task), "sb3_contrib": SETTINGS},
+        "total_steps": options.total_steps,
         "scores": {name: compare(*([run.score(name) for run in sides[side]] for side in SIDES)) for name in SCORES},
         "seeds": {side: [run.facts for run in runs] for side, runs in sides.items()},
     }

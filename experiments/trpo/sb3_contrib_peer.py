@@ -80,17 +80,42 @@ def evaluate(model: TRPO, env: str, seed: int, deterministic: bool) -> dict[str,
     return {"mean": float(np.mean(returns)), "std": float(np.std(returns))}
 
 
+def note_update(model: TRPO, number: int, out: Path) -> None:
+    """Trains until the update of that number and writes down its rollout, and the parameters before and after."""
+    update, count = model.train, 0
+
+    def parameters(when: str) -> dict[str, np.ndarray]:
+        return {f"{when}.{name}": value.numpy().copy() for name, value in model.policy.state_dict().items()}
+
+    def train() -> None:
+        nonlocal count
+        count += 1
+        names = ("observations", "actions", "log_probs", "advantages") if count == number else ()
+        # Copied before the update, which flattens them.
+        noted = {name: getattr(model.rollout_buffer, name).copy() for name in names} | parameters("before")
+        update()
+        if count == number:
+            np.savez(out, **noted, **parameters("after"))
+
+    model.train = train  # type: ignore[method-assign]
+    model.learn(number * model.n_steps, log_interval=None)  # type: ignore[arg-type]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="One training by sb3-contrib's TRPO, written as one JSON file.")
     parser.add_argument("env")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--total-steps", type=int, required=True)
+    parser.add_argument("--total-steps", type=int)
     parser.add_argument("--settings", type=json.loads, required=True, help="a JSON object with Inchworm's names")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--update", type=int, help="write down this update of the training instead")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
     model = make_model(options.env, options.seed, options.settings)
+    if options.update is not None:
+        note_update(model, options.update, options.out)
+        return
     curve = Curve()
     started = time.perf_counter()
     model.learn(options.total_steps, callback=curve, log_interval=None)  # type: ignore[arg-type]  # None: no logging
