@@ -43,6 +43,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     keep_checkpoints: int = 3,
     threads: int = 1,
+    devices: int = 1,
     evaluation_episodes: int = 20,
     on_iteration: Observer | None = None,
     progress: bool = True,
@@ -70,6 +71,7 @@ def train(
         checkpoint_seconds: interval between checkpoints; one is always written at the end.
         keep_checkpoints: how many of the newest stay, beside the best.
         threads: of XLA's CPU backend; takes effect if nothing was computed with JAX before.
+        devices: accelerators that share the environments and every minibatch; on a CPU they are simulated.
         evaluation_episodes: episodes of each of the two evaluations at the end; 0 for none.
         on_iteration: called with an `Iteration` after each; returning True stops the run.
         progress: show a line that tells how training goes.
@@ -94,6 +96,8 @@ def train(
         backend=backend,
         settings=settings,
         threads=threads,
+        devices=devices,
+        cpu_devices=devices,
         total_steps=total_steps,
         seed=seed,
         stop_return=stop_return,
@@ -140,7 +144,7 @@ def resume(
     """
     folder = open_run_folder(Path(path))
     config = RunConfig.from_json(read_json(folder.config))
-    configure_jax(config.threads)
+    configure_jax(config.threads, config.devices)
     _, checkpoint = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
     _check_unedited(config, checkpoint)
     source = source_of(config, env)
@@ -223,7 +227,7 @@ def plan(
     Raises:
         InchwormError: it cannot be.
     """
-    configure_jax(check_integer("threads", threads, 1), cpu_devices)
+    configure_jax(check_integer("threads", threads, 1), check_integer("devices", cpu_devices, 1))
     source = env_source(env, env_kwargs, backend)
     check_hashable("env", source.jax_env)
     chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]

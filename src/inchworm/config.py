@@ -46,6 +46,9 @@ class RunConfig:
     threads: int = 1
     """Threads of XLA's CPU backend; more than one pays only for wide networks, and changes results in the last bits."""
 
+    devices: int = 1
+    """Accelerators that share the environments and every minibatch."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "own_parts", tuple(self.own_parts))
         integers = {
@@ -53,6 +56,7 @@ class RunConfig:
             "seed": (0, 2**32 - 1),
             "keep_checkpoints": (1, None),
             "threads": (1, None),
+            "devices": (1, None),
         }
         for name, (minimum, maximum) in integers.items():
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum, maximum))
@@ -64,6 +68,19 @@ class RunConfig:
                 f"is less than one iteration of num_envs * horizon = {self.algorithm.steps_per_iteration} steps",
                 "Raise it, or lower horizon or num_envs.",
             )
+
+        rows = {"num_envs": self.algorithm.num_envs}
+        if isinstance(self.algorithm, PPO | TRPO):
+            size = self.algorithm.minibatch_size
+            rows["minibatch_size"] = size if self.algorithm.recurrent == "none" else size // self.algorithm.horizon
+        for name, count in rows.items():
+            if count % self.devices:
+                raise ConfigError(
+                    "devices",
+                    self.devices,
+                    f"cannot have equal shares of {name} = {getattr(self.algorithm, name)}",
+                    f"Take another {name}, or a number of devices that divides {count}.",
+                )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; schedules in their text form."""

@@ -15,14 +15,14 @@ from typing import Any
 import jax
 import optax
 
-from inchworm.algorithms import policy_gradient, ppo, trpo
-from inchworm.algorithms.iteration import make_iteration
+from inchworm.algorithms import iteration, policy_gradient, ppo, trpo
 from inchworm.algorithms.policy_gradient import PolicyGradient
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.settings import Settings
 from inchworm.algorithms.state import Algorithm, TrainState
 from inchworm.algorithms.trpo import TRPO
 from inchworm.checks import check_hashable
+from inchworm.collect import graph
 from inchworm.collect.collector import Collector, TurnCollector
 from inchworm.collect.graph import GraphCollector, Programs, StackedCollector, make_advance, make_programs
 from inchworm.collect.host import HostRollouts
@@ -111,7 +111,7 @@ def _compiled(
     config: Settings, spec: EnvSpec, total_steps: int, own: OwnParts, jax_env: JaxEnv | None, stacked: bool = False
 ) -> _Compiled:
     algorithm = make_algorithm(config, spec, total_steps, own)
-    iterate = make_iteration(algorithm, spec, config, total_steps)
+    iterate = iteration.make_iteration(algorithm, spec, config, total_steps)
     programs = None
     if jax_env is not None:
         envs, shape = Copies(jax_env), (config.horizon, config.num_envs)
@@ -133,10 +133,14 @@ def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnPart
     algorithm = config.algorithm
     stacked = len(configs) > 1 and jax.default_backend() != "cpu"
     compiled = _compiled(algorithm, source.spec, config.total_steps, own, source.jax_env, stacked)
+    devices = _devices(config.devices)
     if compiled.programs is not None:
         seeds = [one.seed for one in configs]
         if stacked:
             return StackedCollector(compiled.programs, seeds, algorithm.num_envs)
+        if len(devices) > 1:
+            programs = graph.on_devices(compiled.programs, devices, algorithm.num_envs)
+            return GraphCollector(programs, seeds, algorithm.num_envs, devices[:1])
         return GraphCollector(compiled.programs, seeds, algorithm.num_envs, jax.devices()[: len(seeds)])
     shape = (algorithm.horizon, algorithm.num_envs)
     if source.traced is not None:
@@ -145,7 +149,25 @@ def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnPart
         pool = source.make_pool(algorithm.num_envs, config.seed)
         rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
     state = compiled.init(jax.random.key(config.seed))
-    return TurnCollector(rollouts, state, compiled.iterate, algorithm.tail_gamma)
+    iterate = compiled.iterate
+    if len(devices) > 1:
+        iterate = iteration.on_devices(iterate, devices, algorithm.num_envs)
+    return TurnCollector(rollouts, state, iterate, algorithm.tail_gamma)
+
+
+def _devices(count: int) -> list[Any]:
+    """The first devices of JAX's default kind.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    there = jax.devices()
+    if count > len(there):
+        fix = "Take fewer."
+        if jax.default_backend() == "cpu":
+            fix = f"Take fewer, or set JAX_NUM_CPU_DEVICES={count} before JAX is first used, to simulate them on a CPU."
+        raise ConfigError("devices", count, f"is more than JAX sees here, {len(there)} of {jax.default_backend()}", fix)
+    return there[:count]
 
 
 class Trainer:

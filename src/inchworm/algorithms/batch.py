@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from inchworm.models.actor_critic import Model, Unrolled
 from inchworm.models.observations import Normalizers
+from inchworm.numerics.devices import split
 from inchworm.numerics.shuffle import random_order
 from inchworm.numerics.tree import flatten_time
 from inchworm.types import Batch, PRNGKey, Rollout
@@ -17,9 +18,7 @@ from inchworm.types import Batch, PRNGKey, Rollout
 
 def to_rows(batch: Batch, recurrent: bool) -> Batch:
     """A batch of leaves (T, N, ...), carry (N, ...), as rows: (T N, ...), or (N, T, ...) with memory."""
-    if not recurrent:
-        return flatten_time(batch)
-    return _swap_time(batch)
+    return split(_swap_time(batch) if recurrent else flatten_time(batch), 0)
 
 
 def from_rows(rows: Batch, recurrent: bool) -> Batch:
@@ -30,7 +29,7 @@ def from_rows(rows: Batch, recurrent: bool) -> Batch:
 def minibatches(rows: Any, key: PRNGKey, num_minibatches: int) -> Any:
     """The rows in random order, each exactly once, cut into minibatches (num_minibatches, M, ...)."""
     order = random_order(key, jax.tree.leaves(rows)[0].shape[0])
-    return jax.tree.map(lambda leaf: leaf[order].reshape(num_minibatches, -1, *leaf.shape[1:]), rows)
+    return split(jax.tree.map(lambda leaf: leaf[order].reshape(num_minibatches, -1, *leaf.shape[1:]), rows), 1)
 
 
 def unroll(model: Model, normalizers: Normalizers, rows: Rollout | Batch) -> Unrolled:

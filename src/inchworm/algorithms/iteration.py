@@ -1,7 +1,7 @@
 """What surrounds every algorithm's update, compiled with it: statistics, reward scaling, the finite guard."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from inchworm.algorithms.settings import Settings
 from inchworm.algorithms.state import Algorithm, TrainState, zero
 from inchworm.models import observations
 from inchworm.numerics import running_stats
+from inchworm.numerics.devices import mesh_of, on, place
 from inchworm.numerics.tree import all_finite, flatten_time, select
 from inchworm.rl.returns import discounted_return
 from inchworm.rl.schedules import Schedule
@@ -70,6 +71,22 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_
         return next_state, metrics
 
     return iterate
+
+
+def on_devices(iterate: Iterate, devices: Sequence[Any], num_envs: int) -> Iterate:
+    """The same iteration with a rollout's environments divided between several devices; the state it gives back is on
+    the first of them, where the policy acts."""
+    mesh = mesh_of(devices)
+    spread = on(mesh, iterate)
+
+    def placed(state: TrainState, rollout: Rollout) -> tuple[TrainState, Metrics]:
+        rows = rollout._replace(carry=None, tail=None)
+        once = (rollout.carry, rollout.tail)
+        carry, tail = place(mesh, once, 0, num_envs)
+        rows = place(mesh, rows, 1, num_envs)._replace(carry=carry, tail=tail)
+        return jax.device_put(spread(place(mesh, state), rows), devices[0])
+
+    return placed
 
 
 def maximum_entropy_rewards(rollout: Rollout, alpha: Float[Array, ""]) -> Rollout:

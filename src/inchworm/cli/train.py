@@ -73,6 +73,8 @@ class Options:
     """How many of the newest checkpoints stay, beside the best."""
     threads: int = 1
     """Threads of XLA's CPU backend; more than one pays only for wide networks."""
+    devices: int = 1
+    """Accelerators that share the environments and every minibatch."""
     evaluation_episodes: int = 20
     """Episodes of each of the two evaluations at the end; 0 for none."""
     video: bool = True

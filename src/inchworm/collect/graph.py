@@ -19,6 +19,7 @@ from inchworm.envs.jax_env import first_key
 from inchworm.envs.pool import environment_seed
 from inchworm.envs.traced import Copies
 from inchworm.errors import CheckpointError
+from inchworm.numerics.devices import mesh_of, on, place
 from inchworm.numerics.tree import from_arrays, to_arrays
 from inchworm.types import Episodes, Metrics, PRNGKey
 
@@ -115,6 +116,20 @@ def make_programs(
     return Programs(all_begin, jax.jit(jax.vmap(chunk)), capacity)
 
 
+def on_devices(programs: Programs, devices: Sequence[Any], num_envs: int) -> Programs:
+    """The same programs with a run's environments divided between several devices."""
+    mesh = mesh_of(devices)
+    begin, advance = on(mesh, programs.begin), on(mesh, programs.advance)
+
+    def placed_begin(*keys: PRNGKey) -> Learner:
+        return begin(*place(mesh, keys))
+
+    def placed_advance(learner: Learner, count: Any) -> tuple[Learner, Any]:
+        return advance(Learner(place(mesh, learner.state), place(mesh, learner.standing, 0, num_envs)), count)
+
+    return Programs(placed_begin, placed_advance, programs.capacity)
+
+
 class GraphCollector:
     """Runs that stay in JAX between compiled calls, each with calls of its own.
 
@@ -160,7 +175,7 @@ class GraphCollector:
         return rows
 
     def state(self, run: int) -> TrainState:
-        return self._learners[run].state
+        return jax.device_put(self._learners[run].state, self._devices[run % len(self._devices)])
 
     def moved(self, run: int) -> list[str]:
         """Nothing: acting and updating read the same arrays."""

@@ -11,6 +11,7 @@ from inchworm import spaces
 from inchworm.envs.traced import TracedEnvs
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import Normalizers
+from inchworm.numerics.devices import split
 from inchworm.types import ArrayTree, Episodes, Rollout
 
 
@@ -85,7 +86,8 @@ def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
             return after, (row, ended)
 
         chance, state = envs.chance(start.envs, jax.tree.leaves(noise)[0].shape[0])
-        end, (rollout, episodes) = jax.lax.scan(one_step, start._replace(envs=state), (noise, chance))
+        draws = split((noise, chance), 1)
+        end, (rollout, episodes) = jax.lax.scan(one_step, start._replace(envs=state), draws)
         return rollout._replace(carry=start.carry), episodes, end
 
     return collect
