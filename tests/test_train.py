@@ -1,0 +1,67 @@
+"""The loop gives the host its turn."""
+
+import numpy as np
+import pytest
+
+import inchworm as iw
+from inchworm.collect.collector import Outcome
+from inchworm.config import RunConfig
+from inchworm.train import LiveRun, Progress, train_loop
+from inchworm.types import Episodes
+
+QUIET = {
+    "guard/skipped": 0.0,
+    "guard/skipped_in_row": 0.0,
+    "policy/log_ratio_at_start": 0.0,
+    "policy/log_ratio_tolerance": 1e-5,
+}
+NOTHING = Episodes(np.zeros((1, 1), bool), np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))
+
+
+class TimedCollector:
+    """A collector whose iterations take the seconds they are said to take."""
+
+    capacity = 10_000
+
+    def __init__(self, seconds):
+        self.seconds, self.now, self.iteration, self.calls = seconds, 0.0, 0, []
+
+    def monotonic(self):
+        return self.now
+
+    def advance(self, counts):
+        began = self.now
+        for _ in range(counts[0]):
+            self.now += self.seconds(self.iteration)
+            self.iteration += 1
+        self.calls.append(self.now - began)
+        return [[Outcome(dict(QUIET), NOTHING) for _ in range(counts[0])]]
+
+    def state(self, run):
+        return None
+
+    def moved(self, run):
+        return []
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        lambda iteration: 2e-4,
+        lambda iteration: 6.0 if iteration == 0 else 3e-3,
+        lambda iteration: 1e-3 * (1 + 4 * (iteration > 2_000)),
+        lambda iteration: 1e-3 + 1e-5 * iteration,
+    ],
+    ids=["quick", "compiled first", "five times slower half-way", "slower and slower"],
+)
+def test_calls_last_about_a_second_and_never_more_than_five(monkeypatch, seconds):
+    collector = TimedCollector(seconds)
+    monkeypatch.setattr("time.monotonic", collector.monotonic)
+    algorithm = iw.PPO(num_envs=1, horizon=64)
+    config = RunConfig(env="none", algorithm=algorithm, total_steps=64 * 6_000)
+    saved = []
+    run = LiveRun(config, Progress(), [], lambda state, progress: saved.append(progress.iteration))
+    train_loop([run], collector, lambda: None)
+    assert collector.iteration == 6_000 == saved[-1]
+    assert max(collector.calls[1:]) <= 5.0
+    assert len(collector.calls) <= 2 * sum(collector.calls) + 10
