@@ -14,6 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class Task:
     """Of the command line, beside the preset's settings."""
     below: bool = False
     """True if scores must stay below the bar: what a task needs is missing on purpose."""
+    package: str | None = None
+    """An optional package that the task is left out without."""
 
 
 BLIND = "blind_cartpole:make"
@@ -76,13 +79,37 @@ TASKS = {
         300_000, 5, 400.0, False, "an MLP stays far below", BLIND, (*MEMORY, "--recurrent", "gru")
     ),
     "blind-CartPole-mlp": Task(300_000, 5, 150.0, False, "velocities are not seen", BLIND, MEMORY, below=True),
+    "Pong": Task(500_000, 3, -18.0, False, "random play -20.7; at best 21", "ALE/Pong-v5", package="ale_py"),
+    "gymnax-Breakout": Task(
+        1_000_000,
+        3,
+        10.0,
+        False,
+        "random play about 0.5",
+        "Breakout-MinAtar",
+        ("--backend", "gymnax"),
+        package="gymnax",
+    ),
+    "brax-inverted-pendulum": Task(
+        200_000, 3, 950.0, False, "at best 1,000", "inverted_pendulum", ("--backend", "brax"), package="brax"
+    ),
+    "playground-CartpoleBalance": Task(
+        300_000,
+        3,
+        700.0,
+        False,
+        "at best 1,000",
+        "CartpoleBalance",
+        ("--backend", "playground"),
+        package="mujoco_playground",
+    ),
 }
 
 
 def train(task: str, seed: int, runs: Path) -> RunFolder:
     """One run in a process of its own; an earlier one of the same name is kept as it is."""
     given = TASKS[task]
-    pattern = f"*/*/seed{seed}/curve.png"
+    pattern = f"**/seed{seed}/curve.png"
     if not list((runs / task).glob(pattern)):
         command = [sys.executable, "-m", "inchworm", "train", given.env or task, *given.options]
         command += ["--total-steps", str(given.total_steps), "--seed", str(seed), "--name", f"seed{seed}"]
@@ -143,13 +170,18 @@ def main(tasks: tuple[str, ...] = tuple(TASKS), jobs: int = 2, runs: Path = Path
     """Trains the presets over several seeds and holds the returns against stated bars.
 
     Args:
-        tasks: environment ids, of those in TASKS.
+        tasks: of those in TASKS; those whose package is not installed are left out, with a word.
         jobs: runs at once.
         runs: where the runs' folders are kept; runs found there are not repeated.
     """
     (HERE / "results").mkdir(exist_ok=True)
+    packages = {task: TASKS[task].package for task in tasks}
+    missing = {task: package for task, package in packages.items() if package and find_spec(package) is None}
+    for task, package in missing.items():
+        print(f"{task}: left out, because {package} is not installed (docs/environments.md says how)", flush=True)
+    there = [task for task in tasks if task not in missing]
     with ThreadPoolExecutor(jobs) as pool:
-        started = {task: [pool.submit(train, task, seed, runs) for seed in range(TASKS[task].seeds)] for task in tasks}
+        started = {task: [pool.submit(train, task, seed, runs) for seed in range(TASKS[task].seeds)] for task in there}
         for task, futures in started.items():
             report(task, [future.result() for future in futures])
 
