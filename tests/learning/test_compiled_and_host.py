@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from scipy import stats
 
 from inchworm.algorithms.iteration import make_iteration
@@ -36,6 +37,7 @@ def returns(outcomes) -> tuple[float, float]:
     return float(episodes[0].mean()), float(episodes[1].mean())
 
 
+@pytest.mark.slow
 def test_over_twenty_seeds_both_come_to_the_same_returns_on_cartpole():
     env = CLASSIC_CONTROL["CartPole-v1"]
     total_steps = NUM_ITERATIONS * CONFIG.steps_per_iteration
@@ -48,7 +50,9 @@ def test_over_twenty_seeds_both_come_to_the_same_returns_on_cartpole():
 
     def host(seed: int) -> Collector:
         pool = GymnasiumPool(lambda: GymnasiumView(env), CONFIG.num_envs, seed)
-        return TurnCollector(HostRollouts(pool, *shape[:1], CONFIG.squash), init(jax.random.key(seed)), iterate, None)
+        return TurnCollector(
+            HostRollouts(pool, CONFIG.horizon, CONFIG.squash), init(jax.random.key(seed)), iterate, None
+        )
 
     compiled = [GraphCollector(programs, [seed], CONFIG.num_envs).advance([NUM_ITERATIONS])[0] for seed in SEEDS]
     by_host = []
