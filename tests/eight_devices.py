@@ -15,12 +15,12 @@ import numpy as np
 
 import inchworm as iw
 from inchworm.algorithms.iteration import make_iteration
+from inchworm.build import make_algorithm
 from inchworm.collect import graph
 from inchworm.collect.rollout import make_rollout
 from inchworm.envs.jax_env import first_key
 from inchworm.envs.source import env_source
 from inchworm.envs.traced import Copies
-from inchworm.runner import make_algorithm
 
 SIZE: dict[str, Any] = {"num_envs": 8, "horizon": 16, "hidden_sizes": (8,)}
 PPO = iw.PPO(**SIZE, minibatch_size=32, num_epochs=2, learning_rate=1e-2, normalize_return=True)

@@ -9,6 +9,7 @@ import time
 
 import gymnasium
 import numpy as np
+import optax
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
@@ -90,11 +91,32 @@ def test_seeds_that_are_none_or_twice_are_refused(tmp_path):
 
 
 def test_environments_that_cannot_reach_other_processes_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be sent"):
+    with pytest.raises(ConfigError, match=r"^env = .*cannot be found by the processes"):
         iw.train_seeds(lambda: gymnasium.make("CartPole-v1"), SMALL, seeds=(0, 1), out=tmp_path, **QUIET)
+    with pytest.raises(ConfigError, match=r"^optimizer = .*cannot be sent"):
+        iw.train_seeds("CartPole-v1", SMALL, seeds=(0, 1), optimizer=optax.sgd(1.0), out=tmp_path, **QUIET)
     vector = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
     with pytest.raises(ConfigError, match="each seed needs its own"):
         iw.train_seeds(vector, SMALL, seeds=(0, 1), out=tmp_path, **QUIET)
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
+def test_a_script_s_own_functions_reach_the_processes(tmp_path):
+    code = (
+        "import sys, gymnasium\n"
+        "from gymnasium.vector import SyncVectorEnv\n"
+        + CODE
+        + "def make():\n    return SyncVectorEnv([lambda: gymnasium.make('CartPole-v1')] * 2)\n"
+        "{guard}print(len(iw.train_seeds(make, SMALL, seeds=(0, 1), out=sys.argv[1], total_steps=64, progress=False)))"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code.format(guard="if __name__ == '__main__': "))
+    done = subprocess.run([sys.executable, script, tmp_path / "runs"], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "2\n", done.stderr
+    script.write_text(code.format(guard=""))
+    done = subprocess.run([sys.executable, script, tmp_path / "again"], capture_output=True, text=True, timeout=300)
+    assert "below `if __name__" in done.stderr
+    assert not list((tmp_path / "again").rglob("*seeds"))
 
 
 @pytest.mark.parametrize("backend", ["gymnasium", "jax"])
@@ -106,7 +128,9 @@ def test_a_signal_stops_all_seeds_with_everything_saved(tmp_path, backend):
     )
     script = tmp_path / "script.py"
     script.write_text(code)
-    process = subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     folders = [tmp_path / "CartPole-v1" / "ppo"]
     deadline = time.monotonic() + 120
     begun: list = []

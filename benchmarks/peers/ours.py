@@ -18,7 +18,7 @@ import jax
 import safetensors.numpy
 
 import inchworm as iw
-import inchworm.runner
+import inchworm.build
 from inchworm.algorithms.iteration import Iterate
 from inchworm.collect.collector import TurnCollector
 from peers.protocol import Clock, PPOWork, RecurrentPPOWork, Training, TRPOWork, Work, main
@@ -35,7 +35,7 @@ def time_updates(clock: Clock) -> None:
 
             super().__init__(rollouts, state, timed_iterate, *more)
 
-    inchworm.runner.TurnCollector = TimedCollector  # type: ignore[misc]
+    inchworm.build.TurnCollector = TimedCollector  # type: ignore[misc]
 
 
 def algorithm_of(work: Work) -> iw.PPO | iw.TRPO:

@@ -2,19 +2,17 @@
 
 import contextlib
 import dataclasses
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
 import optax
 
 from inchworm.algorithms.settings import Settings
-from inchworm.checks import check_choice, check_hashable, check_integer, check_output
+from inchworm.build import OwnParts, make_collector
+from inchworm.checks import check_integer, check_output
 from inchworm.collect.record import render_episode
-from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
-from inchworm.envs.source import EnvSource, env_source
+from inchworm.config import RunConfig
 from inchworm.errors import CheckpointError, ConfigError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
@@ -22,8 +20,9 @@ from inchworm.io.policy_file import load_policy
 from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, read_json
 from inchworm.io.video import write_video
 from inchworm.models.network import CustomNetwork
+from inchworm.planning import configure_jax, plan
 from inchworm.run import Run, factory_of, source_of
-from inchworm.runner import OwnParts, Trainer, decisive, make_collector, train_together
+from inchworm.runner import Trainer, decisive, finished, train_alone, train_together
 from inchworm.train import Observer
 
 
@@ -106,11 +105,16 @@ def train(
         keep_checkpoints=keep_checkpoints,
     )
     check_integer("evaluation_episodes", evaluation_episodes, 0)
-    # What can fail for a wrong environment or setting comes before anything is written.
-    collector = make_collector([config], source, own)
-    trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
-    folder = create_run_folder(Path(out), config.env, config.algorithm_name, f"seed{seed}", name)
-    return train_together([trainer], collector, [folder])[0]
+    return train_alone(
+        config,
+        source,
+        own,
+        out=out,
+        name=name,
+        evaluation_episodes=evaluation_episodes,
+        on_iteration=on_iteration,
+        progress=progress,
+    )
 
 
 def resume(
@@ -160,13 +164,15 @@ def resume(
         parent = None
     own = OwnParts(network, optimizer)
     own.check_given_again(config)
-    collector = make_collector([config], source, own)
-    trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
-    if folder is None:
-        folder = create_run_folder(
-            Path(path).resolve().parents[2], config.env, config.algorithm_name, f"seed{config.seed}", None
-        )
-    return train_together([trainer], collector, [folder], checkpoint, None if parent is None else parent.path)[0]
+    with contextlib.closing(make_collector([config], source, own)) as collector:
+        trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
+        if folder is None:
+            folder = create_run_folder(
+                Path(path).resolve().parents[2], config.env, config.algorithm_name, f"seed{config.seed}", None
+            )
+        before = None if parent is None else parent.path
+        (run,) = train_together([trainer], collector, [folder], checkpoint, before)
+    return finished(run)
 
 
 def load(path: str | Path, *, network: CustomNetwork | None = None) -> Run:
@@ -206,80 +212,6 @@ def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any =
     frames, total, fps = render_episode(run.policy, factory, seed=seed)
     write_video(frames, path, fps)
     return path, len(frames), total
-
-
-def plan(
-    env: Any,
-    algorithm: Settings | str | None,
-    own: OwnParts,
-    *,
-    preset: str | None,
-    env_kwargs: dict[str, Any] | None,
-    backend: str | None,
-    settings: dict[str, Any],
-    threads: int,
-    total_steps: int | None,
-    cpu_devices: int = 1,
-    **of_run: Any,
-) -> tuple[RunConfig, EnvSource]:
-    """What a run is to be, and where its environments come from, by what the user gave.
-
-    Raises:
-        InchwormError: it cannot be.
-    """
-    configure_jax(check_integer("threads", threads, 1), check_integer("devices", cpu_devices, 1))
-    source = env_source(env, env_kwargs, backend)
-    check_hashable("env", source.jax_env)
-    chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]
-    if isinstance(algorithm, Settings) and (settings or preset):
-        raise ConfigError(
-            "algorithm",
-            repr(algorithm),
-            "is given together with a preset or single settings",
-            "Give either settings inside it, or settings and a preset without it.",
-        )
-    if not isinstance(algorithm, Settings):
-        defaults = chosen.settings(check_choice("algorithm", algorithm or "ppo", ALGORITHMS))
-        if source.num_envs is not None:
-            settings = {"num_envs": source.num_envs} | settings
-        check_known("settings", settings, type(defaults))
-        algorithm = dataclasses.replace(defaults, **settings)
-    config = RunConfig(
-        env=source.name,
-        env_kwargs=source.kwargs if source.by_id else {},
-        env_by_id=source.by_id,
-        backend=source.backend,
-        own_parts=own.names(),
-        algorithm=algorithm,
-        total_steps=chosen.total_steps if total_steps is None else total_steps,
-        threads=threads,
-        **of_run,
-    )
-    return config, source
-
-
-def configure_jax(threads: int = 1, cpu_devices: int = 1) -> None:
-    """Settings of JAX that small networks on a CPU need; they act only before its first computation.
-
-    Dispatch in the calling thread, because handing each small call to another costs 30 to 70 us; a fixed number of
-    threads, because XLA's results depend on it; and a cache of compiled programs. With several CPU devices, runs of
-    JAX environments are spread over them.
-    """
-    os.environ.setdefault("NPROC", str(threads))
-    if cpu_devices > 1:
-        with contextlib.suppress(RuntimeError):  # too late: one device has to do
-            jax.config.update("jax_num_cpu_devices", cpu_devices)
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache_home / "inchworm" / f"jax-{jax.__version__}"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def preset_name(source: EnvSource) -> str:
-    """The preset an environment gets when none is named."""
-    return preset_for(source.name, source.entry_point, source.spec.action_space)
 
 
 def _check_unedited(config: RunConfig, checkpoint: Checkpoint) -> None:

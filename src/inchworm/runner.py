@@ -1,38 +1,22 @@
-"""Trains runs in their folders: builds the parts, watches them, writes the results."""
+"""Trains runs in their folders: watches them, writes what they come to."""
 
 import contextlib
 import json
 import math
-import signal
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 
-from inchworm.algorithms import iteration, policy_gradient, ppo, trpo
-from inchworm.algorithms.policy_gradient import PolicyGradient
-from inchworm.algorithms.ppo import PPO
-from inchworm.algorithms.settings import Settings
-from inchworm.algorithms.state import Algorithm, TrainState
-from inchworm.algorithms.trpo import TRPO
-from inchworm.checks import check_hashable
-from inchworm.collect import graph
-from inchworm.collect.collector import Collector, TurnCollector
-from inchworm.collect.graph import GraphCollector, Programs, StackedCollector, make_advance, make_programs
-from inchworm.collect.host import HostRollouts
-from inchworm.collect.pool import PoolRollouts
-from inchworm.collect.rollout import make_rollout
+from inchworm.algorithms.state import TrainState
+from inchworm.build import OwnParts, make_collector
+from inchworm.collect.collector import Collector
 from inchworm.config import RunConfig
-from inchworm.envs.jax_env import JaxEnv
 from inchworm.envs.source import EnvSource
-from inchworm.envs.traced import Copies
-from inchworm.errors import CheckpointError, ConfigError, TrainingError
+from inchworm.errors import CheckpointError, InchwormError, TrainingError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.curve import plot_curves
@@ -40,134 +24,12 @@ from inchworm.io.loggers import JsonLines, TensorBoard
 from inchworm.io.policy_file import save_policy
 from inchworm.io.progress import ProgressLine
 from inchworm.io.provenance import differing_numerics, provenance
-from inchworm.io.run_folder import RunFolder, read_json, write_json
-from inchworm.models.network import CustomNetwork
+from inchworm.io.run_folder import RunFolder, create_run_folder, read_json, write_json
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
 from inchworm.run import Run
-from inchworm.spaces import EnvSpec
+from inchworm.signals import leave, told_to_stop
 from inchworm.train import Iteration, LiveRun, Observer, Progress, train_loop
-
-MAX_STEPS_PER_CALL = 2**18
-"""Of a compiled call of several iterations, which keeps a few numbers for each step."""
-
-
-@dataclass(frozen=True)
-class OwnParts:
-    """Code of the user's own that takes part in a run."""
-
-    network: CustomNetwork | None = None
-    optimizer: optax.GradientTransformation | None = None
-
-    def __post_init__(self) -> None:
-        for name, fits, what in (
-            ("network", callable, "a function of a random key and the observation space"),
-            ("optimizer", lambda value: isinstance(value, optax.GradientTransformation), "an optax chain"),
-        ):
-            value = getattr(self, name)
-            check_hashable(name, value)
-            if value is not None and not fits(value):
-                raise ConfigError(name, value, f"is not {what}", f"Give {what}, or leave it out.")
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name in ("network", "optimizer") if getattr(self, name) is not None)
-
-    def check_given_again(self, config: RunConfig) -> None:
-        """Raises `ConfigError` unless just those parts are here that the run was started with."""
-        for name in ("network", "optimizer"):
-            before, now = name in config.own_parts, getattr(self, name) is not None
-            if before != now:
-                problem = "is code of your own, which is not stored with a run" if before else "was not part of the run"
-                fix = f"Give it again in Python: iw.resume(folder, {name}=...)." if before else "Leave it out."
-                raise ConfigError(name, getattr(self, name), problem, fix)
-
-
-def make_algorithm(config: Settings, spec: EnvSpec, total_steps: int, own: OwnParts | None = None) -> Algorithm:
-    """The algorithm that settings stand for."""
-    own = own or OwnParts()
-    parts = (spec, total_steps, own.network, own.optimizer)
-    match config:
-        case PPO():
-            return ppo.make(config, *parts)
-        case TRPO():
-            return trpo.make(config, *parts)
-        case PolicyGradient():
-            return policy_gradient.make(config, *parts)
-    raise AssertionError(config)
-
-
-@dataclass(frozen=True)
-class _Compiled:
-    """The compiled functions of a run; runs of one process that differ by their seeds share them."""
-
-    init: Any
-    iterate: Any
-    programs: Programs | None
-    """With a JAX environment: environments and learner together."""
-
-
-@lru_cache(maxsize=16)
-def _compiled(
-    config: Settings, spec: EnvSpec, total_steps: int, own: OwnParts, jax_env: JaxEnv | None, stacked: bool = False
-) -> _Compiled:
-    algorithm = make_algorithm(config, spec, total_steps, own)
-    iterate = iteration.make_iteration(algorithm, spec, config, total_steps)
-    programs = None
-    if jax_env is not None:
-        envs, shape = Copies(jax_env), (config.horizon, config.num_envs)
-        advance = make_advance(make_rollout(envs, config.squash), iterate, shape, config.tail_gamma)
-        iterations = -(-total_steps // config.steps_per_iteration)
-        capacity = max(1, min(iterations, MAX_STEPS_PER_CALL // config.steps_per_iteration))
-        programs = make_programs(algorithm.init, envs, advance, capacity, stacked)
-    return _Compiled(jax.jit(algorithm.init), jax.jit(iterate), programs)
-
-
-def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnParts) -> Collector:
-    """What trains a run, or with a JAX environment several that differ by their seeds.
-
-    Raises:
-        EnvironmentContractError: the environments do not keep their interface's promises.
-        ConfigError: they do not fit the settings.
-    """
-    config = configs[0]
-    algorithm = config.algorithm
-    stacked = len(configs) > 1 and jax.default_backend() != "cpu"
-    compiled = _compiled(algorithm, source.spec, config.total_steps, own, source.jax_env, stacked)
-    devices = _devices(config.devices)
-    if compiled.programs is not None:
-        seeds = [one.seed for one in configs]
-        if stacked:
-            return StackedCollector(compiled.programs, seeds, algorithm.num_envs)
-        if len(devices) > 1:
-            programs = graph.on_devices(compiled.programs, devices, algorithm.num_envs)
-            return GraphCollector(programs, seeds, algorithm.num_envs, devices[:1])
-        return GraphCollector(compiled.programs, seeds, algorithm.num_envs, jax.devices()[: len(seeds)])
-    shape = (algorithm.horizon, algorithm.num_envs)
-    if source.traced is not None:
-        rollouts = PoolRollouts(partial(source.traced, algorithm.num_envs, config.seed), shape, algorithm.squash)
-    else:
-        pool = source.make_pool(algorithm.num_envs, config.seed)
-        rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
-    state = compiled.init(jax.random.key(config.seed))
-    iterate = compiled.iterate
-    if len(devices) > 1:
-        iterate = iteration.on_devices(iterate, devices, algorithm.num_envs)
-    return TurnCollector(rollouts, state, iterate, algorithm.tail_gamma)
-
-
-def _devices(count: int) -> list[Any]:
-    """The first devices of JAX's default kind.
-
-    Raises:
-        ConfigError: there are fewer.
-    """
-    there = jax.devices()
-    if count > len(there):
-        fix = "Take fewer."
-        if jax.default_backend() == "cpu":
-            fix = f"Take fewer, or set JAX_NUM_CPU_DEVICES={count} before JAX is first used, to simulate them on a CPU."
-        raise ConfigError("devices", count, f"is more than JAX sees here, {len(there)} of {jax.default_backend()}", fix)
-    return there[:count]
 
 
 class Trainer:
@@ -370,40 +232,72 @@ class Trainer:
         }
 
 
+def train_alone(
+    config: RunConfig,
+    source: EnvSource,
+    own: OwnParts,
+    *,
+    out: str | Path,
+    name: str | None,
+    evaluation_episodes: int,
+    on_iteration: Observer | None,
+    progress: bool,
+) -> Run:
+    """A whole run in a folder of its own below `out`.
+
+    Raises:
+        InchwormError: one of its kinds; what can fail for a wrong setting does so before anything is written.
+        KeyboardInterrupt: Ctrl-C, after everything was saved.
+        SystemExit: SIGTERM likewise.
+    """
+    with contextlib.closing(make_collector([config], source, own)) as collector:
+        trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
+        folder = create_run_folder(Path(out), config.env, config.algorithm_name, f"seed{config.seed}", name)
+        (run,) = train_together([trainer], collector, [folder])
+    return finished(run)
+
+
 def train_together(
     trainers: Sequence[Trainer],
     collector: Collector,
     folders: Sequence[RunFolder],
     checkpoint: Checkpoint | None = None,
     parent: Path | None = None,
-) -> list[Run]:
+) -> list[Run | InchwormError]:
     """Whole runs side by side, from nothing, or one from a checkpoint.
 
+    Returns:
+        Each run, or why it could not go on or be saved.
+
     Raises:
-        TrainingError: one could not go on; the others are finished before.
-        CheckpointError: the last checkpoint of one could not be written.
         KeyboardInterrupt: Ctrl-C, after everything was saved.
         SystemExit: SIGTERM likewise.
     """
-    runs, failures = [], []
+    results: list[Run | InchwormError] = []
     with contextlib.ExitStack() as stack:
-        stack.callback(collector.close)
         places = zip(trainers, folders, strict=True)
         lives = [trainer.start(stack, folder, checkpoint, parent) for trainer, folder in places]
-        with _signals() as interrupted:
+        with told_to_stop() as interrupted:
             train_loop(lives, collector, interrupted)
             for trainer, live in zip(trainers, lives, strict=True):
                 try:
-                    runs.append((trainer, trainer.finish(live)))
+                    results.append(trainer.finish(live))
                 except (TrainingError, CheckpointError) as error:
-                    failures.append(error)
-        if stopped := [run for _, run in runs if run.summary["stopped_by"].startswith("SIG")]:
-            _leave(stopped)
-        for trainer, run in runs:
-            trainer.evaluate(run)
-    for failure in failures:
-        raise failure
-    return [run for _, run in runs]
+                    results.append(error)
+        runs = [result for result in results if isinstance(result, Run)]
+        if stopped := [run for run in runs if run.summary["stopped_by"].startswith("SIG")]:
+            _leave(stopped, [result for result in results if isinstance(result, InchwormError)])
+        for trainer, result in zip(trainers, results, strict=True):
+            if isinstance(result, Run):
+                trainer.evaluate(result)
+    return results
+
+
+def finished(result: Run | InchwormError) -> Run:
+    """The run, or its error raised."""
+    if isinstance(result, InchwormError):
+        raise result
+    return result
 
 
 def decisive(config: RunConfig) -> dict[str, Any]:
@@ -414,36 +308,15 @@ def decisive(config: RunConfig) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[Any]:
-    """Turns the first SIGTERM, SIGHUP or Ctrl-C into a reason to stop; a second Ctrl-C interrupts at once."""
-    caught: list[str] = []
-
-    def note(number: int, frame: Any) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
-    try:
-        yield lambda: caught[0] if caught else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave(runs: Sequence[Run]) -> None:
+def _leave(runs: Sequence[Run], failures: Sequence[InchwormError]) -> None:
     """Ends the program as the signal asked, now that everything is saved."""
+    for failure in failures:
+        print(f"One run had failed before: {failure}")
     reason = runs[0].summary["stopped_by"]
     print(f"Stopped by {reason}; everything is saved. Continue with:")
     for run in runs:
         print(f"  {_call_to_resume(run)}")
-    if reason == "SIGINT":
-        raise KeyboardInterrupt
-    raise SystemExit(128 + signal.Signals[reason])
+    leave(reason)
 
 
 def _call_to_resume(run: Run) -> str:

@@ -1,30 +1,33 @@
 """The same training with several seeds at once."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optax
+from gymnasium.vector import VectorEnv
 
 from inchworm.algorithms.settings import Settings
-from inchworm.api import load, plan, train
+from inchworm.api import load
+from inchworm.build import OwnParts, make_collector
 from inchworm.checks import check_integer
 from inchworm.config import RunConfig
-from inchworm.envs.source import EnvSource
-from inchworm.errors import ConfigError
+from inchworm.errors import ConfigError, InchwormError, WorkerError
 from inchworm.io.curve import plot_group
 from inchworm.io.progress import GroupProgress
 from inchworm.io.run_folder import RunFolder, create_run_folder, write_json
 from inchworm.models.network import CustomNetwork
+from inchworm.planning import plan
 from inchworm.run import Run
-from inchworm.runner import OwnParts, Trainer, make_collector, train_together
-from inchworm.train import Iteration
-from inchworm.workers import Report, call_in_processes, cores
+from inchworm.runner import Trainer, train_together
+from inchworm.train import Iteration, Observer
+from inchworm.workers import cores, reference, run_workers
 
 
 @dataclass(frozen=True)
@@ -109,96 +112,96 @@ def train_seeds(
     )
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     line = GroupProgress(len(seeds), config.total_steps) if progress else None
+
+    def new_folder(ending: str, name: str | None) -> RunFolder:
+        return create_run_folder(Path(out), config.env, config.algorithm_name, ending, name)
+
+    def names_in(group: RunFolder) -> list[str]:
+        return [group.path.name.removesuffix("seeds") + f"seed{seed}" for seed in seeds]
+
     # What can fail for a wrong setting comes before anything is written.
-    collector = None if source.jax_env is None else make_collector(configs, source, own)
-    group = create_run_folder(Path(out), config.env, config.algorithm_name, "seeds", name and f"{name}-seeds")
-    names = [group.path.name.removesuffix("seeds") + f"seed{seed}" for seed in seeds]
-    if collector is not None:
-        folders = [create_run_folder(Path(out), config.env, config.algorithm_name, "", name) for name in names]
-        observers = [None if line is None else _observer(line, index) for index in range(len(seeds))]
-        trainers = [
-            Trainer(one, source, collector, index, evaluation_episodes, observer, False)
-            for index, (one, observer) in enumerate(zip(configs, observers, strict=True))
-        ]
-        runs = train_together(trainers, collector, folders)
+    if source.jax_env is not None:
+        with contextlib.closing(make_collector(configs, source, own)) as collector:
+            group = new_folder("seeds", name and f"{name}-seeds")
+            folders = [new_folder("", name) for name in names_in(group)]
+            trainers = [
+                Trainer(one, source, collector, index, evaluation_episodes, _observer(line, index), False)
+                for index, one in enumerate(configs)
+            ]
+            results = train_together(trainers, collector, folders)
     else:
+        _check_sendable(env, own)
+        if source.vector is not None:
+            source.vector.close()  # each process makes one of its own
+        whole = {"env": reference("env", env), "network": reference("network", network)}
+        whole |= {"env_kwargs": env_kwargs, "backend": backend, "out": str(out)}
+        whole["evaluation_episodes"] = evaluation_episodes
+        group = new_folder("seeds", name and f"{name}-seeds")
         calls = [
-            (env, env_kwargs, backend, one, str(out), name, evaluation_episodes, network, optimizer)
-            for one, name in zip(configs, names, strict=True)
+            whole | {"config": one.to_json(), "name": name} for one, name in zip(configs, names_in(group), strict=True)
         ]
-        runs = _in_processes(calls, source, network, line)
-    return _conclude(group, config, runs)
+        answers = run_workers("inchworm.seed_process", calls, _watcher(line))
+        results = [
+            _named(answer, group.path.with_name(call["name"]))
+            if isinstance(answer, InchwormError)
+            else dataclasses.replace(load(answer, network=network), source=source)
+            for answer, call in zip(answers, calls, strict=True)
+        ]
+    runs = [result for result in results if isinstance(result, Run)]
+    failures = [result for result in results if isinstance(result, InchwormError)]
+    for failure in failures[1:]:
+        warnings.warn(f"Another run failed too: {failure}", stacklevel=2)
+    if not runs:
+        group.path.rmdir()
+        raise failures[0]
+    together = _conclude(group, config, runs)
+    if failures:
+        raise failures[0]
+    return together
 
 
-def _observer(line: GroupProgress, index: int) -> Any:
+def _observer(line: GroupProgress | None, index: int) -> Observer | None:
+    if line is None:
+        return None
+
     def tell(report: Iteration) -> None:
         line.tell(index, report.env_steps, report.metrics.get("episode/return_100", math.nan))
 
     return tell
 
 
-def _in_processes(
-    calls: Sequence[tuple[Any, ...]], source: EnvSource, network: CustomNetwork | None, line: GroupProgress | None
-) -> list[Run]:
-    if source.vector is not None:
+def _watcher(line: GroupProgress | None) -> Callable[[int, float, float | None], None]:
+    def watch(index: int, steps: float, score: float | None) -> None:
+        if line is not None:
+            line.tell(index, steps, math.nan if score is None else score)
+
+    return watch
+
+
+def _check_sendable(env: Any, own: OwnParts) -> None:
+    """Raises `ConfigError` for what processes cannot be told of."""
+    if isinstance(env, VectorEnv):
         raise ConfigError(
             "env",
-            source.name,
+            repr(env),
             "is one vector environment, where each seed needs its own",
             "Give a function at the top level of a module that makes one.",
         )
-
-    def watch(reports: np.ndarray) -> None:
-        if line is not None:
-            for index in np.flatnonzero(~np.isnan(reports[:, 0])).tolist():
-                line.tell(index, *reports[index].tolist())
-
-    results = call_in_processes(_train_one, calls, watch)
-    runs = [dataclasses.replace(load(path, network=network), source=source) for path in results if type(path) is str]
-    failures = [result for result in results if isinstance(result, BaseException)]
-    for failure in sorted(failures, key=lambda failure: isinstance(failure, CancelledError)):
-        raise KeyboardInterrupt if isinstance(failure, CancelledError) else failure
-    return runs
+    if own.optimizer is not None:
+        raise ConfigError(
+            "optimizer",
+            own.optimizer,
+            "cannot be sent to the processes that train the seeds",
+            "Train seed by seed, or in a JAX environment, whose seeds are trained in this process.",
+        )
 
 
-def _train_one(
-    env: Any,
-    env_kwargs: dict[str, Any] | None,
-    backend: str | None,
-    config: RunConfig,
-    out: str,
-    name: str,
-    evaluation_episodes: int,
-    network: CustomNetwork | None,
-    optimizer: optax.GradientTransformation | None,
-    report: Report,
-) -> str:
-    """In a process of its own; returns the run's folder."""
-
-    def tell(iteration: Iteration) -> None:
-        report(iteration.env_steps, iteration.metrics.get("episode/return_100", math.nan))
-
-    run = train(
-        env,
-        config.algorithm,
-        total_steps=config.total_steps,
-        seed=config.seed,
-        env_kwargs=env_kwargs,
-        backend=backend,
-        out=out,
-        name=name,
-        stop_return=config.stop_return,
-        max_seconds=config.max_seconds,
-        checkpoint_seconds=config.checkpoint_seconds,
-        keep_checkpoints=config.keep_checkpoints,
-        threads=config.threads,
-        evaluation_episodes=evaluation_episodes,
-        on_iteration=tell,
-        progress=False,
-        network=network,
-        optimizer=optimizer,
-    )
-    return str(run.folder)
+def _named(error: InchwormError, folder: Path) -> InchwormError:
+    """An error with what becomes of the run, where a process died."""
+    if type(error) is not WorkerError:
+        return error
+    again = f"`inchworm resume {folder}` goes on from its last checkpoint."
+    return WorkerError(f"{error} {again if any(folder.glob('checkpoints/*')) else 'It left no checkpoint.'}")
 
 
 def _conclude(group: RunFolder, config: RunConfig, runs: list[Run]) -> RunGroup:

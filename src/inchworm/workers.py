@@ -1,42 +1,34 @@
-"""The same work many times, in processes of one core each."""
+"""The same work several times, in processes of one core each.
 
-import multiprocessing
+A worker is a Python program that reads what it has to do as one line of JSON from its standard input, and answers on
+its standard output in lines of JSON: how far it is, {"steps": ..., "score": ...}, and at last {"result": ...} or
+{"error": {"type": ..., "arguments": [...]}}. Its input stays open as long as the parent lives, so that a worker whose
+parent was killed sees the end of it and stops.
+"""
+
+import importlib
+import importlib.util
+import json
 import os
-import pickle
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Any, TextIO
 
-import numpy as np
-
-from inchworm.errors import ConfigError, WorkerError
+from inchworm import errors
+from inchworm.errors import ConfigError, FieldError, InchwormError, WorkerError
+from inchworm.signals import leave, told_to_stop
 
 POLL_SECONDS = 0.2
-
-Report = Callable[[float, float], None]
-"""Tells the parent how far a worker is: steps done, and a number that says how well."""
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@dataclass
-class _Worker:
-    """What a worker knows."""
-
-    table: Any
-    """The parent's, for what the calls report."""
-    stop: Any
-    """The parent's wish."""
-    at_work: bool = False
-
-
-_worker: _Worker
-"""In a worker."""
+INSIDE = "INCHWORM_WORKER"
+"""Set in the environment of workers."""
+SCRIPT = "__inchworm_main__"
+"""What a worker calls the script that its parent was started with."""
 
 
 def cores() -> list[int]:
@@ -44,118 +36,207 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def call_in_processes(
-    task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], watch: Callable[[np.ndarray], None]
-) -> list[Any | BaseException]:
-    """Calls `task(*call, report)` for each of the calls, as many at a time as there are cores.
-
-    Ctrl-C and SIGTERM are passed on to the workers, which are waited for; calls not yet begun are left out.
-
-    Args:
-        task: a function at the top level of a module.
-        calls: arguments that can be pickled.
-        watch: told every now and then what each call has reported, (calls, 2); NaN where nothing.
-
-    Returns:
-        For each call what it returned or raised; `CancelledError` if it was left out.
+def reference(field: str, value: Any) -> Any:
+    """Something a worker finds the value by: JSON for an id, a module and a name for a function or class.
 
     Raises:
-        ConfigError: an argument cannot be sent to another process.
+        ConfigError: there is none.
     """
-    _check_sendable(calls)
-    context = multiprocessing.get_context("spawn")  # a fork of a process that has used JAX may hang
-    chosen = cores()[: len(calls)]
-    table = context.Array("d", [np.nan] * (2 * len(calls)), lock=False)
-    pids = context.Array("l", len(chosen), lock=False)
-    stop, places = context.Event(), context.Queue()
-    for place in enumerate(chosen):
-        places.put(place)
-    reported = np.frombuffer(table).reshape(-1, 2)
-    with ProcessPoolExecutor(len(chosen), context, _begin, (table, stop, places, pids)) as pool:
-        futures = [pool.submit(_call, task, index, call) for index, call in enumerate(calls)]
-        with _passed_on(stop, pids):
-            waiting: set[Future[Any]] = set(futures)
-            while waiting:
-                _, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
-                if stop.is_set():
-                    for future in waiting:
-                        future.cancel()
-                watch(reported.copy())
-    return [_result(future) for future in futures]
+    if value is None or isinstance(value, str):
+        return value
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    where: dict[str, Any] = {"module": module, "name": name}
+    if module == "__main__":
+        where = {"script": getattr(sys.modules[module], "__file__", None), "name": name}
+    try:
+        if _attribute(sys.modules[module or ""], name) is value and None not in where.values():
+            return where
+    except (KeyError, AttributeError):
+        pass
+    raise ConfigError(
+        field,
+        value,
+        "cannot be found by the processes that train the seeds",
+        "Give an id, module:factory, or a function or class at the top level of a module; or train seed by seed.",
+    )
 
 
-def _check_sendable(calls: Sequence[tuple[Any, ...]]) -> None:
-    for argument in (argument for call in calls for argument in call):
+def referred(where: Any) -> Any:
+    """What `reference` refers to."""
+    if not isinstance(where, dict):
+        return where
+    if "module" in where:
+        return _attribute(importlib.import_module(where["module"]), where["name"])
+    if SCRIPT not in sys.modules:
+        spec = importlib.util.spec_from_file_location(SCRIPT, where["script"])
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[SCRIPT] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[SCRIPT])
+    return _attribute(sys.modules[SCRIPT], where["name"])
+
+
+def _attribute(module: Any, name: str) -> Any:
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module
+
+
+@dataclass
+class _Worker:
+    """A process and what it has said."""
+
+    process: subprocess.Popen[str]
+    core: int
+    reader: Thread = field(init=False)
+    answer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reader = Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.answer |= json.loads(line)
+
+
+def run_workers(
+    module: str, calls: Sequence[dict[str, Any]], watch: Callable[[int, float, float | None], None]
+) -> list[Any | InchwormError]:
+    """Runs `python -m module` for each call, as many at a time as there are cores, each on one of its own.
+
+    Ctrl-C and SIGTERM are passed on to the workers, which are waited for.
+
+    Args:
+        module: the worker's program.
+        calls: what it is told, as JSON.
+        watch: told every now and then how far a call is: its index, its steps and its score, None before there is one.
+
+    Returns:
+        For each call its result, or the error that ended it.
+
+    Raises:
+        ConfigError: this is a worker itself.
+        KeyboardInterrupt: Ctrl-C, after all have stopped.
+        SystemExit: SIGTERM likewise.
+    """
+    if INSIDE in os.environ:
+        raise ConfigError(
+            "seeds",
+            sys.argv[0],
+            "is a script that trains when it is imported, which the processes of the seeds do to find its functions",
+            'Put what trains below `if __name__ == "__main__":`.',
+        )
+    free, waiting = cores(), list(range(len(calls)))
+    running: dict[int, _Worker] = {}
+    results: list[Any | InchwormError] = [None] * len(calls)
+
+    def pass_on(number: int) -> None:
+        waiting.clear()
+        for worker in list(running.values()):
+            worker.process.send_signal(number)
+
+    with told_to_stop(pass_on) as stopped:
         try:
-            pickle.dumps(argument)
-        except Exception as error:
-            raise ConfigError(
-                "seeds",
-                repr(argument),
-                f"cannot be sent to the processes that train them ({type(error).__name__})",
-                "Give an id, module:factory or a function at the top level of a module, or train seed by seed.",
-            ) from error
+            while running or waiting:
+                while waiting and free:
+                    index, core = waiting.pop(0), free.pop(0)
+                    running[index] = _start(module, calls[index], core)
+                time.sleep(POLL_SECONDS)
+                for index, worker in list(running.items()):
+                    over = worker.process.poll() is not None
+                    if over:
+                        worker.reader.join()
+                    if (steps := worker.answer.pop("steps", None)) is not None:
+                        watch(index, steps, worker.answer["score"])
+                    if over:
+                        results[index] = _result(running.pop(index))
+                        free.append(worker.core)
+        finally:
+            for worker in running.values():
+                worker.process.kill()
+    if reason := stopped():
+        leave(reason)
+    return results
 
 
-def _begin(table: Any, stop: Any, places: Any, pids: Any) -> None:
-    """A worker's start: one core of its own, and no signals but those that the parent passes on."""
-    global _worker
-    _worker = _Worker(table, stop)
-    slot, core = places.get()
-    pids[slot] = os.getpid()
-    os.setpgrp()
-    for number in SIGNALS:
-        signal.signal(number, _interrupt)
+def serve(work: Callable[[dict[str, Any], Callable[[float, float | None], None]], Any]) -> int:
+    """A worker's life: does what its parent asks for and answers.
+
+    Args:
+        work: from the call, and a function that reports steps and score, to the result as JSON.
+
+    Returns:
+        Exit status.
+    """
+    answers = _own_stdout()
+    call = json.loads(sys.stdin.readline())
+    Thread(target=_stop_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, {call["core"]})
 
+    def say(**document: Any) -> None:
+        print(json.dumps(document), file=answers, flush=True)
 
-def _interrupt(number: int, frame: Any) -> None:
-    # A worker that died while it waits for work would take the others' results along.
-    if _worker.at_work:
-        raise KeyboardInterrupt
-
-
-def _call(task: Callable[..., Any], index: int, call: tuple[Any, ...]) -> Any:
-    if _worker.stop.is_set():
-        raise CancelledError
-
-    def report(steps: float, score: float) -> None:
-        _worker.table[2 * index], _worker.table[2 * index + 1] = steps, score
-
-    _worker.at_work = True
     try:
-        return task(*call, report)
-    finally:
-        _worker.at_work = False
+        say(result=work(call, lambda steps, score: say(steps=steps, score=score)))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        say(error=_as_json(error))
+        return 1
+    return 0
 
 
-def _result(future: Future[Any]) -> Any | BaseException:
+def _own_stdout() -> TextIO:
+    """Standard output for answers alone: what anything else prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _stop_with_parent() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _as_json(error: Exception) -> dict[str, Any]:
+    """An error that the parent can raise again; one that is not ours is shown here, where its traceback is."""
+    if isinstance(error, FieldError):
+        shown = error.value if isinstance(error.value, str) else repr(error.value)
+        return {"type": type(error).__name__, "arguments": [error.field, shown, error.problem, error.fix]}
+    if isinstance(error, InchwormError):
+        return {"type": type(error).__name__, "arguments": [str(error)]}
+    traceback.print_exc()
+    return {"type": "WorkerError", "arguments": [f"Training ended with {type(error).__name__}: {error}"]}
+
+
+def _start(module: str, call: dict[str, Any], core: int) -> _Worker:
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {INSIDE: "1", "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+        start_new_session=True,  # a terminal's Ctrl-C reaches it through the parent only
+    )
+    assert process.stdin is not None
     try:
-        return future.result()
-    except BrokenProcessPool as error:
-        return WorkerError(f"A process died without a word ({error}); its run can be resumed from its checkpoints.")
-    except BaseException as error:
-        return error
+        process.stdin.write(json.dumps(call | {"core": core}) + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:  # it died at once, which its exit status tells
+        pass
+    return _Worker(process, core)
 
 
-@contextmanager
-def _passed_on(stop: Any, pids: Any) -> Iterator[None]:
-    """While it lasts, signals to stop go to the workers."""
-
-    def pass_on(number: int, frame: Any) -> None:
-        stop.set()
-        for pid in pids:
-            if pid:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _result(worker: _Worker) -> Any | InchwormError:
+    status = worker.process.returncode
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+    if error := worker.answer.get("error"):
+        return getattr(errors, error["type"])(*error["arguments"])
+    if "result" in worker.answer:
+        return worker.answer["result"]
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    return WorkerError(f"A process that trained one of the seeds {how} and left no word.")

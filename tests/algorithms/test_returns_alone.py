@@ -8,6 +8,7 @@ import pytest
 from inchworm.algorithms import opening
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.policy_gradient import REINFORCE
+from inchworm.build import make_algorithm
 from inchworm.collect import tail as tails
 from inchworm.collect.collector import TurnCollector
 from inchworm.collect.graph import GraphCollector, make_advance, make_programs
@@ -18,7 +19,6 @@ from inchworm.envs.jax_env import GymnasiumView
 from inchworm.envs.traced import Copies
 from inchworm.errors import ConfigError
 from inchworm.models.actor_critic import make_model
-from inchworm.runner import make_algorithm
 from inchworm.spaces import Box, Discrete, EnvSpec
 from inchworm.types import Episodes, Rollout
 from jax_probes import Cue

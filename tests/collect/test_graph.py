@@ -10,6 +10,7 @@ import inchworm as iw
 from inchworm import runner
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO
+from inchworm.build import make_algorithm
 from inchworm.collect.collector import TurnCollector
 from inchworm.collect.graph import GraphCollector, make_advance, make_programs
 from inchworm.collect.host import HostRollouts
@@ -18,7 +19,6 @@ from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.jax_env import GymnasiumView
 from inchworm.envs.traced import Copies
 from inchworm.numerics.tree import fingerprint, to_arrays
-from inchworm.runner import make_algorithm
 from jax_probes import Cue, Recall
 
 CONFIG = {"num_envs": 3, "horizon": 11, "hidden_sizes": (8,), "recurrent_size": 8, "minibatch_size": 11}

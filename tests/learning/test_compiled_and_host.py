@@ -7,6 +7,7 @@ from scipy import stats
 
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO
+from inchworm.build import make_algorithm
 from inchworm.collect.collector import Collector, TurnCollector
 from inchworm.collect.graph import GraphCollector, make_advance, make_programs
 from inchworm.collect.host import HostRollouts
@@ -15,7 +16,6 @@ from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.jax_control import CLASSIC_CONTROL
 from inchworm.envs.jax_env import GymnasiumView
 from inchworm.envs.traced import Copies
-from inchworm.runner import make_algorithm
 
 SEEDS = range(20)
 NUM_ITERATIONS, NUM_COUNTED = 40, 15

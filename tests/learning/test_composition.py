@@ -18,11 +18,11 @@ from inchworm.algorithms.policy_gradient import A2C, REINFORCE
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.state import collection_key
 from inchworm.algorithms.trpo import NPG, TRPO
+from inchworm.build import make_algorithm
 from inchworm.collect.acting import prepare
 from inchworm.collect.rollout import at_start, make_rollout
 from inchworm.envs.traced import Copies
 from inchworm.models import observations
-from inchworm.runner import make_algorithm
 from jax_probes import Cue
 
 NUM_ENVS, HORIZON = 32, 8

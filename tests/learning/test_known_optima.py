@@ -13,13 +13,13 @@ from inchworm.algorithms.policy_gradient import A2C
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.state import collection_key
 from inchworm.algorithms.trpo import TRPO
+from inchworm.build import make_algorithm
 from inchworm.collect.acting import prepare
 from inchworm.collect.rollout import at_start, make_rollout
 from inchworm.envs.jax_env import Step
 from inchworm.envs.traced import Copies
 from inchworm.models import observations
 from inchworm.rl.distributions import Categorical
-from inchworm.runner import make_algorithm
 from inchworm.spaces import Box, Discrete, EnvSpec
 from jax_probes import Recall
 

@@ -11,12 +11,12 @@ from typing import Annotated
 
 import tyro
 
-from inchworm.api import configure_jax, preset_name
 from inchworm.checks import check_integer
 from inchworm.cli.train import read_env_kwargs
 from inchworm.config import PRESETS, Preset
 from inchworm.envs.inspect import Report, inspect_environment
 from inchworm.envs.source import env_source
+from inchworm.planning import configure_jax, preset_name
 
 
 @dataclass(frozen=True, kw_only=True)

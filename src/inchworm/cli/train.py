@@ -7,21 +7,23 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
-from inchworm.api import preset_name, train
+from inchworm.api import train
 from inchworm.checks import check_choice
 from inchworm.config import ALGORITHMS, PRESETS
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError
 from inchworm.io.progress import describe, format_seconds
+from inchworm.planning import configure_jax, preset_name
 from inchworm.rl.schedules import Scalar, Schedule
 from inchworm.run import Run
 from inchworm.seeds import RunGroup, train_seeds
+from inchworm.workers import cores
 
 
 def read_env_kwargs(text: str) -> dict[str, Any]:
@@ -47,12 +49,12 @@ class Options:
     algorithm: str = "ppo"
     """What moves the policy: ppo, trpo, npg, a2c or reinforce."""
     preset: str | None = None
-    """Settings to start from: paper, mujoco, classic or pendulum; by default the one that fits ENV."""
+    """Settings to start from: paper, mujoco, classic, pendulum or atari; by default the one that fits ENV."""
     total_steps: int = 1_000_000
     """Budget in environment steps; the run stops at the first iteration that reaches it."""
-    seed: int = 0
-    """Seed of parameters, noise, shuffles and environments."""
-    seeds: tuple[int, ...] = ()
+    seed: int | None = None
+    """Seed of parameters, noise, shuffles and environments; 0 if none is given."""
+    seeds: tuple[int, ...] | None = None
     """Several seeds at once, in place of --seed: a run for each, and a picture of all."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""
@@ -78,7 +80,7 @@ class Options:
     evaluation_episodes: int = 20
     """Episodes of each of the two evaluations at the end; 0 for none."""
     video: bool = True
-    """Record a video at the end, where the environment can be rendered."""
+    """Record a video at the end, where the environment can be rendered; of a single seed."""
     progress: bool = True
     """Show a line that tells how training goes."""
 
@@ -92,10 +94,13 @@ def main(arguments: list[str]) -> int:
     }
     passed_on = "backend total_steps out name stop_return max_seconds checkpoint_seconds keep_checkpoints threads"
     given |= {name: getattr(options, name) for name in [*passed_on.split(), "evaluation_episodes", "progress"]}
-    if options.seeds:
-        report_group(train_seeds(**given, seeds=options.seeds))
-    else:
-        report(train(**given, seed=options.seed), options.video)
+    if options.seeds is None:
+        report(train(**given, seed=options.seed or 0, devices=options.devices), options.video)
+        return 0
+    for name, value, without in (("seed", options.seed, None), ("devices", options.devices, 1)):
+        if value != without:
+            raise ConfigError(name, value, "does not go with --seeds", f"Leave out --{name}, or --seeds.")
+    report_group(train_seeds(**given, seeds=options.seeds))
     return 0
 
 
@@ -147,6 +152,8 @@ def _score(value: float | None) -> str:
 
 def _parse(arguments: list[str]) -> Options:
     """One flat parser whose defaults are those of the algorithm and of the preset that fits the environment."""
+    # Before an environment is made, because making one may compute with JAX.
+    configure_jax(_number_after("--threads", arguments), _cpu_devices(arguments))
     algorithm = check_choice("--algorithm", _value_of("--algorithm", arguments) or "ppo", ALGORITHMS)
     named = _environment_of(arguments, ALGORITHMS[algorithm])
     preset = _value_of("--preset", arguments)
@@ -189,6 +196,20 @@ def _environment_of(arguments: list[str], settings: type) -> str | None:
         if "=" not in word and word.lstrip("-").replace("-", "_") not in without_value:
             next(words, None)
     return None
+
+
+def _cpu_devices(arguments: list[str]) -> int:
+    """How many devices a CPU is to have: --devices, or for several seeds one a core."""
+    if "--seeds" not in arguments:
+        return _number_after("--devices", arguments)
+    words = arguments[arguments.index("--seeds") + 1 :]
+    return max(1, min(len(cores()), len(list(takewhile(str.isdigit, words)))))
+
+
+def _number_after(option: str, arguments: list[str]) -> int:
+    """What follows an option; 1 if it is not given, or no number, which the parser will say."""
+    value = _value_of(option, arguments) or ""
+    return max(1, int(value)) if value.isdigit() else 1
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:

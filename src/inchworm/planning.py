@@ -1,0 +1,90 @@
+"""What a run is to be, by what the user gave."""
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from inchworm.algorithms.settings import Settings
+from inchworm.build import OwnParts
+from inchworm.checks import check_choice, check_hashable, check_integer
+from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
+from inchworm.envs.source import EnvSource, env_source
+from inchworm.errors import ConfigError
+
+
+def plan(
+    env: Any,
+    algorithm: Settings | str | None,
+    own: OwnParts,
+    *,
+    preset: str | None,
+    env_kwargs: dict[str, Any] | None,
+    backend: str | None,
+    settings: dict[str, Any],
+    threads: int,
+    total_steps: int | None,
+    cpu_devices: int = 1,
+    **of_run: Any,
+) -> tuple[RunConfig, EnvSource]:
+    """What a run is to be, and where its environments come from, by what the user gave.
+
+    Raises:
+        InchwormError: it cannot be.
+    """
+    configure_jax(check_integer("threads", threads, 1), check_integer("devices", cpu_devices, 1))
+    source = env_source(env, env_kwargs, backend)
+    check_hashable("env", source.jax_env)
+    chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]
+    if isinstance(algorithm, Settings) and (settings or preset):
+        raise ConfigError(
+            "algorithm",
+            repr(algorithm),
+            "is given together with a preset or single settings",
+            "Give either settings inside it, or settings and a preset without it.",
+        )
+    if not isinstance(algorithm, Settings):
+        defaults = chosen.settings(check_choice("algorithm", algorithm or "ppo", ALGORITHMS))
+        if source.num_envs is not None:
+            settings = {"num_envs": source.num_envs} | settings
+        check_known("settings", settings, type(defaults))
+        algorithm = dataclasses.replace(defaults, **settings)
+    config = RunConfig(
+        env=source.name,
+        env_kwargs=source.kwargs if source.by_id else {},
+        env_by_id=source.by_id,
+        backend=source.backend,
+        own_parts=own.names(),
+        algorithm=algorithm,
+        total_steps=chosen.total_steps if total_steps is None else total_steps,
+        threads=threads,
+        **of_run,
+    )
+    return config, source
+
+
+def configure_jax(threads: int = 1, cpu_devices: int = 1) -> None:
+    """Settings of JAX that small networks on a CPU need; they act only before its first computation.
+
+    Dispatch in the calling thread, because handing each small call to another costs 30 to 70 us; a fixed number of
+    threads, because XLA's results depend on it; and a cache of compiled programs. With several CPU devices, runs of
+    JAX environments are spread over them.
+    """
+    os.environ.setdefault("NPROC", str(threads))
+    if cpu_devices > 1:
+        with contextlib.suppress(RuntimeError):  # too late: one device has to do
+            jax.config.update("jax_num_cpu_devices", cpu_devices)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache_home / "inchworm" / f"jax-{jax.__version__}"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def preset_name(source: EnvSource) -> str:
+    """The preset an environment gets when none is named."""
+    return preset_for(source.name, source.entry_point, source.spec.action_space)

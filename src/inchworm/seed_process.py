@@ -1,0 +1,45 @@
+"""The program of a process that trains one of several seeds."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from inchworm.build import OwnParts
+from inchworm.config import RunConfig
+from inchworm.envs.source import env_source
+from inchworm.planning import configure_jax
+from inchworm.runner import train_alone
+from inchworm.train import Iteration
+from inchworm.workers import referred, serve
+
+REPORT_SECONDS = 0.2
+
+
+def train(call: dict[str, Any], report: Callable[[float, float | None], None]) -> str:
+    """One run as `inchworm.seeds` asks for it; returns its folder."""
+    reported = 0.0
+
+    def tell(iteration: Iteration) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= REPORT_SECONDS or iteration.env_steps >= iteration.total_steps:
+            reported = time.monotonic()
+            report(iteration.env_steps, iteration.metrics.get("episode/return_100"))
+
+    config = RunConfig.from_json(call["config"])
+    configure_jax(config.threads)
+    run = train_alone(
+        config,
+        env_source(referred(call["env"]), call["env_kwargs"], call["backend"]),
+        OwnParts(network=referred(call["network"])),
+        out=call["out"],
+        name=call["name"],
+        evaluation_episodes=call["evaluation_episodes"],
+        on_iteration=tell,
+        progress=False,
+    )
+    return str(run.folder)
+
+
+if __name__ == "__main__":
+    sys.exit(serve(train))
