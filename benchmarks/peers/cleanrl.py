@@ -11,6 +11,7 @@ Like CleanRL it takes a time limit for the end of the task.
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import gymnasium
@@ -159,7 +160,7 @@ def _network(inputs: int, hidden_sizes: tuple[int, ...], outputs: int, last_gain
     """Tanh units with orthogonal weights and no biases at the start."""
     sizes = (inputs, *hidden_sizes, outputs)
     layers: list[nn.Module] = []
-    for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+    for number, (before, after) in enumerate(itertools.pairwise(sizes), start=1):
         last = number == len(sizes) - 1
         linear = nn.Linear(before, after)
         nn.init.orthogonal_(linear.weight, last_gain if last else 2**0.5)
