@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from math import prod
 
 import gymnasium
 import numpy as np
@@ -61,21 +62,22 @@ def train(work: Work, seed: int, clock: Clock) -> Training:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     np.random.seed(seed)
-    sizes = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
+    sizes = prod(envs.single_observation_space.shape or ()), prod(envs.single_action_space.shape)
     agent = Agent(*sizes, work.hidden_sizes)
     optimizer = torch.optim.Adam(agent.parameters(), lr=work.learning_rate, eps=1e-5)
     rollout = Rollout(work, *sizes)
     obs = torch.as_tensor(envs.reset(seed=seed)[0], dtype=torch.float32)
-    gradient_steps = 0
+    env_steps = gradient_steps = 0
     for iteration in range(work.iterations):
         optimizer.param_groups[0]["lr"] = work.learning_rate * (1 - iteration / work.iterations)
         obs = collect(envs, agent, rollout, obs)
+        env_steps += rollout.reward.numel()
         with clock.update():
             advantage = generalized_advantage(work, rollout, agent, obs)
             gradient_steps += update(work, agent, optimizer, rollout, advantage)
         clock.iteration_done()
     return Training(
-        env_steps=work.iterations * rollout.reward.numel(),
+        env_steps=env_steps,
         gradient_steps=gradient_steps,
         gradient_steps_source="counted in the loop over minibatches",
         parameter_shapes=[list(parameter.shape) for parameter in agent.parameters()],
@@ -90,7 +92,7 @@ def make_env(work: Work) -> gymnasium.Env:
         env = wrappers.NormalizeObservation(env)
         env = wrappers.TransformObservation(env, lambda obs: np.clip(obs, -CLIP, CLIP), env.observation_space)
         env = wrappers.NormalizeReward(env, gamma=work.gamma)
-        env = wrappers.TransformReward(env, lambda reward: float(np.clip(reward, -CLIP, CLIP)))
+        env = wrappers.TransformReward(env, lambda reward: min(max(float(reward), -CLIP), CLIP))
     return env
 
 

@@ -79,7 +79,7 @@ class Work:
     num_epochs: int
     timed_iterations: int
     platform: Literal["cpu", "cuda"] = "cpu"
-    """Where JAX computes, as its variable JAX_PLATFORMS names it."""
+    """Where JAX computes, unless the environment's JAX_PLATFORMS says otherwise."""
     normalize: bool = False
     """Observations and rewards are scaled by running statistics: every side in its library's own way."""
 
