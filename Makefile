@@ -38,9 +38,11 @@ format: $(READY) ## put the code into its form
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
-bench: $(READY)  ## training speed beside other libraries, and start-up time, into benchmarks/results/
+bench: $(READY)  ## training speed beside other libraries, and start-up time, into benchmarks/results/ and the README
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,envpool]"
 	$(RUN)/python benchmarks/compare.py --work all
 	$(RUN)/python benchmarks/startup.py
+	$(RUN)/python benchmarks/readme.py
 
 learning: $(READY)  ## the learning runs of experiments/learning, about two hours on two cores
 	$(RUN)/python experiments/learning/run.py

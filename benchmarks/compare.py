@@ -2,13 +2,17 @@
 
     python benchmarks/compare.py --work halfcheetah --rounds 7
 
-Speed is environment steps per second of the whole training; the time of its updates alone is measured beside it. A
-round trains once with each peer and once with Inchworm, every training in a fresh process and all with the round's
-seed; only ratios within a round count, since absolute figures drift by machine and hour. Nothing is compared unless
-both sides took the same environment steps and gradient steps with networks of the same shapes. The result is written
-to benchmarks/results/<work>.json.
+Speed is environment steps per second of the whole training; where updates are made apart from rollouts, their time
+alone is measured beside it. A round trains once with each side that a work names, every training in a fresh process and
+all with the round's seed; who begins moves on from round to round. Only ratios within a round count, since absolute
+figures drift by machine and hour. Nothing is compared unless all sides took the same environment steps and gradient
+steps with networks of the same shapes on the same kind of device, and have the same versions of the packages that more
+than one of them uses. EnvPool steps the same tasks as Gymnasium, but with a build of MuJoCo of its own: the result says
+whose environments each side stepped. It is written to benchmarks/results/<work>.json.
 
-On first use the peers are installed into benchmarks/.venv from benchmarks/peers/requirements.txt (about 1 GB).
+On first use the peers are installed into benchmarks/.venv, each group of them into a virtual environment of its own
+(the one with PyTorch takes 3 GB). Works on EnvPool and on Brax need `inchworm[envpool]` and `inchworm[brax]`; those for
+a GPU are left out of "all".
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -32,10 +36,24 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from peers.protocol import SHARED_PACKAGES, WORKS, Measurement, Work  # noqa: E402  (the path is set just above)
+from peers.protocol import WORKS, Measurement, Target, Work  # noqa: E402  (the path is set just above)
 
-OURS = "ours"
-EQUAL_FIELDS = ("env_steps", "timed_env_steps", "gradient_steps", "parameter_count", "parameter_shapes")
+GROUPS = {
+    "sb3": "torch",
+    "sb3_processes": "torch",
+    "sb3_contrib": "torch",
+    "sbx": "torch",
+    "sbx_processes": "torch",
+    "tianshou": "torch",
+    "tianshou_processes": "torch",
+    "tianshou_envpool": "torch",
+    "cleanrl": "torch",
+    "rejax": "rejax",
+    "purejaxrl": "rejax",
+    "brax": "brax",
+}
+"""By peer, the file of peers/requirements with what it needs. All other sides are Inchworm."""
+EQUAL_FIELDS = ("env_steps", "gradient_steps", "parameter_count", "parameter_shapes", "device")
 PROCESS_LIMIT_SECONDS = 1800
 
 console = Console()
@@ -53,19 +71,19 @@ class PeerError(RuntimeError):
 class Options:
     """Train Inchworm and its peers in turn with the same settings and compare their environment steps per second."""
 
-    work: Literal["halfcheetah", "cartpole", "halfcheetah-trpo", "cartpole-lstm64", "cartpole-lstm256", "all"] = "all"
-    """What to train: PPO on HalfCheetah-v5 with 1 environment or on CartPole-v1 with 8, TRPO on HalfCheetah-v5, PPO
-    with an LSTM of 64 or 256 units on CartPole-v1, or all of it in turn."""
+    work: Annotated[str, tyro.conf.arg(metavar="{" + ",".join((*WORKS, "all")) + "}")] = "all"
+    """What to train, as peers/protocol.py says it; "all" is every work for a CPU in turn."""
 
     rounds: int = 7
     """How many times each side trains. Round k has seed k."""
 
-    peers: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: the one of the work's target)")] = ()
-    """Modules of benchmarks/peers to compare with."""
+    sides: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: all that the work names)")] = ()
+    """Modules of benchmarks/peers that are to play instead of the work's; each that runs Inchworm is compared with each
+    peer. A trial."""
 
     timed_iterations: int | None = None
-    """Iterations in the timed part, instead of the work's own number. For a quick trial, whose result goes to
-    <work>-trial.json: short runs are noisy."""
+    """Iterations in the timed part, instead of the work's own number. A trial: short runs are noisy. The result of a
+    trial goes to <work>-trial.json."""
 
     results: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: benchmarks/results)")] = HERE / "results"
     """Folder of the JSON files."""
@@ -76,25 +94,40 @@ class Options:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds = {self.rounds}: take at least 1")
+        if self.work not in (*WORKS, "all"):
+            raise ValueError(f"work = {self.work}: take one of {', '.join(WORKS)} or all")
+        for side in self.sides:
+            if not (HERE / "peers" / f"{side}.py").exists():
+                raise ValueError(f"sides = {side}: benchmarks/peers has no such module")
+        if self.sides and len({side in GROUPS for side in self.sides}) == 1:
+            raise ValueError(f"sides = {' '.join(self.sides)}: take at least one that runs Inchworm and one peer")
 
     @property
     def works(self) -> list[Work]:
-        chosen = list(WORKS.values()) if self.work == "all" else [WORKS[self.work]]
-        if self.timed_iterations is None:
-            return chosen
-        return [replace(work, timed_iterations=self.timed_iterations) for work in chosen]
+        """What to train, with the sides and iterations asked for."""
+        chosen = [WORKS[self.work]] if self.work != "all" else [one for one in WORKS.values() if one.platform == "cpu"]
+        if self.timed_iterations is not None:
+            chosen = [replace(work, timed_iterations=self.timed_iterations) for work in chosen]
+        return [replace(work, targets=self._targets(work)) for work in chosen] if self.sides else chosen
 
-    def peers_of(self, work: Work) -> tuple[str, ...]:
-        return self.peers or (work.peer,)
+    @property
+    def trial(self) -> bool:
+        """Whether the result is none that counts."""
+        return bool(self.sides) or self.timed_iterations is not None
 
     def command(self, work: Work) -> str:
         """The command that repeats this measurement, without the paths of this machine."""
         words = ["python", "benchmarks/compare.py", "--work", work.name, "--rounds", str(self.rounds)]
-        if self.peers:
-            words += ["--peers", *self.peers]
+        if self.sides:
+            words += ["--sides", *self.sides]
         if self.timed_iterations is not None:
             words += ["--timed-iterations", str(self.timed_iterations)]
         return shlex.join(words)
+
+    def _targets(self, work: Work) -> tuple[Target, ...]:
+        promised = {(target.ours, target.peer): target for target in work.targets}
+        pairs = [(ours, peer) for ours in self.sides if ours not in GROUPS for peer in self.sides if peer in GROUPS]
+        return tuple(promised.get(pair, Target(*pair)) for pair in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,40 +138,74 @@ class Round:
     load_average: tuple[float, float, float]
     """Over 1, 5 and 15 minutes, when the round began; the rounds before it count in it."""
     measurements: dict[str, Measurement]
+    """By side, in the order in which they played."""
 
-    def ratio(self, peer: str) -> float:
+    def ratio(self, pair: Target) -> float:
         """Inchworm's steps per second over the peer's."""
-        return self.measurements[OURS].steps_per_second / self.measurements[peer].steps_per_second
+        return self.measurements[pair.ours].steps_per_second / self.measurements[pair.peer].steps_per_second
 
-    def update_ratio(self, peer: str) -> float:
-        """The peer's time in updates over Inchworm's, of the same number of updates."""
-        return self.measurements[peer].update_seconds / self.measurements[OURS].update_seconds
+    def update_ratio(self, pair: Target) -> float | None:
+        """The peer's time in updates over Inchworm's, of the same number of updates; None where they are not apart."""
+        theirs, ours = (self.measurements[side].update_seconds for side in (pair.peer, pair.ours))
+        return None if theirs is None or ours is None else theirs / ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What the rounds of a pair came to."""
+
+    pair: Target
+    ratios: list[float]
+    update_ratios: list[float]
+    """Empty where updates are not apart."""
+
+    @classmethod
+    def over(cls, rounds: list[Round], pair: Target) -> Comparison:
+        update_ratios = [ratio for played in rounds if (ratio := played.update_ratio(pair)) is not None]
+        return cls(pair=pair, ratios=[played.ratio(pair) for played in rounds], update_ratios=update_ratios)
+
+    @property
+    def promises(self) -> dict[str, tuple[float, list[float]]]:
+        """By its name, what is promised of the median and the figures for it."""
+        both = {"speed": (self.pair.ratio, self.ratios), "updates": (self.pair.update_ratio, self.update_ratios)}
+        return {name: (promise, ratios) for name, (promise, ratios) in both.items() if promise is not None and ratios}
+
+    def to_json(self) -> dict[str, Any]:
+        result = asdict(self.pair)
+        for name, ratios in {"ratio": self.ratios, "update_ratio": self.update_ratios}.items():
+            result[f"target_{name}"] = result.pop(name)
+            result[f"median_{name}"] = median(ratios) if ratios else None
+            result[f"minimum_{name}"] = min(ratios, default=None)
+            result[f"{name}s"] = ratios
+        return result
 
 
 def main(options: Options) -> None:
-    peers_python = install_peers(options.python)
+    groups = {GROUPS[side] for work in options.works for side in work.sides if side in GROUPS}
+    interpreters = {group: install_group(options.python, group) for group in sorted(groups)}
     source = commit()
     for work in options.works:
         rounds = []
-        for played in play_rounds(work, options, peers_python):
-            rounds.append(played)
+        for played in play_rounds(work, options, interpreters):
             check_equal_work(work, played)
-            console.print(describe(played, options.peers_of(work)))
-        console.print(speed_table(work, options.peers_of(work), rounds))
-        console.print(update_table(work, options.peers_of(work), rounds))
-        write_result(work, options, rounds, source)
+            rounds.append(played)
+            console.print(describe(work, played), highlight=False)
+        comparisons = [Comparison.over(rounds, pair) for pair in work.targets]
+        console.print(side_table(work, rounds))
+        console.print(pair_table(comparisons))
+        write_result(work, options, rounds, comparisons, source)
 
 
-def install_peers(python: Path) -> Path:
-    """Return the interpreter of the peers' virtual environment, made anew if their requirements have changed."""
-    folder = HERE / ".venv"
+def install_group(python: Path, group: str) -> Path:
+    """Return the interpreter of a group's virtual environment, made anew if its requirements have changed."""
+    folder = HERE / ".venv" / group
     interpreter = folder / "bin" / "python"
-    requirements = HERE / "peers" / "requirements.txt"
+    requirements = HERE / "peers" / "requirements" / f"{group}.txt"
     installed = folder / "installed.txt"  # written last: an interrupted installation is repeated
     if installed.exists() and installed.read_text() == requirements.read_text():
         return interpreter
 
-    console.print("Installing the peers into benchmarks/.venv; this takes a few minutes.")
+    console.print(f"Installing peers into benchmarks/.venv/{group}; this takes a few minutes.")
     subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
     pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     first = next(line for line in requirements.read_text().splitlines() if line and not line.startswith("#"))
@@ -148,133 +215,123 @@ def install_peers(python: Path) -> Path:
     return interpreter
 
 
-def play_rounds(work: Work, options: Options, peers_python: Path) -> Iterator[Round]:
-    """Train all sides in turn, round after round."""
+def play_rounds(work: Work, options: Options, interpreters: dict[str, Path]) -> Iterator[Round]:
+    """Train all sides in turn, round after round; each round begins with another side."""
     for seed in range(options.rounds):
+        first = seed % len(work.sides)
         load_average = os.getloadavg()
         measurements = {}
-        for peer in (*options.peers_of(work), OURS):
-            with console.status(f"{work.env_id}, round {seed + 1} of {options.rounds}: {peer}"):
-                measurements[peer] = measure(peer, work, seed, options.python if peer == OURS else peers_python)
+        for side in (*work.sides[first:], *work.sides[:first]):
+            python = interpreters[GROUPS[side]] if side in GROUPS else options.python
+            with console.status(f"{work.name}, round {seed + 1} of {options.rounds}: {side}"):
+                measurements[side] = measure(side, work, seed, python)
         yield Round(seed=seed, load_average=load_average, measurements=measurements)
 
 
-def measure(peer: str, work: Work, seed: int, python: Path) -> Measurement:
+def measure(side: str, work: Work, seed: int, python: Path) -> Measurement:
     """Run one training in a fresh process."""
     # -P keeps the script's folder off the path, so that peers/sbx.py does not hide the package sbx.
-    command = [str(python), "-P", "-m", f"peers.{peer}", work.name, f"--seed={seed}"]
+    command = [str(python), "-P", "-m", f"peers.{side}", work.name, f"--seed={seed}"]
     command.append(f"--timed-iterations={work.timed_iterations}")
     path = [str(HERE)]
-    if peer == OURS and "PYTHONPATH" in os.environ:
+    if side not in GROUPS and "PYTHONPATH" in os.environ:
         path.append(os.environ["PYTHONPATH"])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    environment = {"JAX_PLATFORMS": work.platform} | os.environ | {"PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROCESS_LIMIT_SECONDS)
     if done.returncode != 0:
-        raise PeerError(f"{peer} ended with exit code {done.returncode}:\n{done.stderr[-4000:]}")
+        raise PeerError(f"{side} ended with exit code {done.returncode}:\n{done.stderr[-4000:]}")
     try:
         return Measurement(**json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError, TypeError) as error:
-        raise PeerError(f"{peer} did not end with a line of JSON but with:\n{done.stdout[-1000:]}") from error
+        raise PeerError(f"{side} did not end with a line of JSON but with:\n{done.stdout[-1000:]}") from error
 
 
 def check_equal_work(work: Work, played: Round) -> None:
-    """Raise `UnequalWorkError` unless all sides did the work asked for, with the same networks and simulator."""
-    ours = played.measurements[OURS]
-    wanted = {"env_steps": work.total_steps, "gradient_steps": work.iterations * work.gradient_steps_per_iteration}
-    for name, number in wanted.items():
-        if getattr(ours, name) != number:
-            raise UnequalWorkError(f"{name}: {OURS} has {getattr(ours, name)}, {work.name} wants {number}")
-    for peer, theirs in played.measurements.items():
-        pairs = {name: (getattr(theirs, name), getattr(ours, name)) for name in EQUAL_FIELDS}
-        pairs |= {name: (theirs.versions[name], ours.versions[name]) for name in SHARED_PACKAGES}
-        for name, (their_value, our_value) in pairs.items():
-            if their_value != our_value:
-                raise UnequalWorkError(f"{name}: {peer} has {their_value}, {OURS} {our_value}")
+    """Raise `UnequalWorkError` unless all sides did the work asked for, with the same networks and versions."""
+    facts: dict[str, tuple[str, Any]] = {
+        "env_steps": (work.name, work.total_steps),
+        "gradient_steps": (work.name, work.iterations * work.gradient_steps_per_iteration),
+    }
+    for side, measurement in played.measurements.items():
+        found = {name: getattr(measurement, name) for name in EQUAL_FIELDS} | measurement.versions
+        for name, value in found.items():
+            first, wanted = facts.setdefault(name, (side, value))
+            if value != wanted:
+                raise UnequalWorkError(f"{name}: {side} has {value}, {first} {wanted}")
 
 
-def describe(played: Round, peers: tuple[str, ...]) -> str:
-    """One line about a round, printed as soon as it is over."""
-    speeds = ", ".join(f"{peer} {one.steps_per_second:,.0f} steps/s" for peer, one in played.measurements.items())
-    ratios = ", ".join(
-        f"{played.ratio(peer):.2f} x {peer} (update {played.update_ratio(peer):.2f} x)" for peer in peers
-    )
-    return f"round {played.seed + 1}: {speeds}; {ratios}"
+def describe(work: Work, played: Round) -> str:
+    """What a round came to, printed as soon as it is over."""
+    speeds = ", ".join(f"{side} {one.steps_per_second:,.0f} steps/s" for side, one in played.measurements.items())
+    ratios = ", ".join(f"{pair.ours} {played.ratio(pair):.2f} x {pair.peer}" for pair in work.targets)
+    return f"{work.name}, round {played.seed + 1}, load {played.load_average[0]:.1f}: {speeds}; {ratios}"
 
 
-Columns = dict[str, tuple[str, list[float]]]
-"""By heading: how the figures are written, and one for each round."""
-
-
-def speed_table(work: Work, peers: tuple[str, ...], rounds: list[Round]) -> Table:
-    """Environment steps per second of all rounds, collecting and learning together."""
-    first = rounds[0].measurements[OURS]
-    caption = f"{first.timed_env_steps:,} timed steps a training, {first.parameter_count:,} parameters"
-    columns: Columns = {}
-    for side in (*peers, OURS):
-        columns[f"{side}\nsteps/s"] = ",.0f", [played.measurements[side].steps_per_second for played in rounds]
-    for peer in peers:
-        columns[f"ratio to\n{peer}"] = ".2f", [played.ratio(peer) for played in rounds]
-    columns["load"] = ".1f", [played.load_average[0] for played in rounds]
-    return table(work.title, caption, columns)
-
-
-def update_table(work: Work, peers: tuple[str, ...], rounds: list[Round]) -> Table:
-    """The mean time of an update in all rounds, and the memory of the whole process."""
-    columns: Columns = {}
-    for side in (*peers, OURS):
-        milliseconds = [1000 * one.measurements[side].update_seconds / work.timed_iterations for one in rounds]
-        columns[f"{side}\nms/update"] = ",.1f", milliseconds
-    for peer in peers:
-        columns[f"ratio to\n{peer}"] = ".2f", [played.update_ratio(peer) for played in rounds]
-    for side in (*peers, OURS):
-        columns[f"{side}\npeak MB"] = ",.0f", [played.measurements[side].peak_memory_bytes / 1e6 for played in rounds]
-    return table("Its updates, without collecting", "", columns)
-
-
-def table(title: str, caption: str, columns: Columns) -> Table:
-    """A row for each round, with median and minimum at the end."""
-    result = Table(title=title, caption=caption, show_footer=True)
-    result.add_column("round", "median\nminimum")
-    for heading, (form, figures) in columns.items():
-        result.add_column(heading, f"{median(figures):{form}}\n{min(figures):{form}}", justify="right")
-    for number, row in enumerate(zip(*(figures for _, figures in columns.values()), strict=True), start=1):
-        forms = (form for form, _ in columns.values())
-        result.add_row(str(number), *(f"{figure:{form}}" for form, figure in zip(forms, row, strict=True)))
+def side_table(work: Work, rounds: list[Round]) -> Table:
+    """How each side did over the rounds."""
+    one = rounds[0].measurements[work.sides[0]]
+    caption = f"{one.timed_env_steps:,} timed steps a training, {one.parameter_count:,} parameters, on {one.device}"
+    columns = ("", "steps/s\nmedian", "\nslowest", "\nfastest", "ms/update\nmedian", "CPU time of\ntime", "peak\nMB")
+    result = Table(title=work.title, caption=caption)
+    for number, heading in enumerate((*columns, "environments")):
+        result.add_column(heading, justify="left" if number in (0, len(columns)) else "right")
+    for side in work.sides:
+        played = [one.measurements[side] for one in rounds]
+        speeds = [one.steps_per_second for one in played]
+        updates = [one.update_seconds for one in played if one.update_seconds is not None]
+        result.add_row(
+            side,
+            *(f"{statistic(speeds):,.0f}" for statistic in (median, min, max)),
+            f"{1000 * median(updates) / work.timed_iterations:,.1f}" if updates else "",
+            f"{median(one.cpu_seconds / one.seconds for one in played):.0%}",
+            f"{max(one.peak_memory_bytes for one in played) / 1e6:,.0f}",
+            played[0].simulator,
+        )
     return result
 
 
-def write_result(work: Work, options: Options, rounds: list[Round], source: dict[str, Any]) -> None:
+def pair_table(comparisons: list[Comparison]) -> Table:
+    """How many times as fast Inchworm is, beside what it promises for the median."""
+    result = Table()
+    for number, heading in enumerate(("", "", "median", "minimum", "each round", "promised")):
+        result.add_column(heading, justify="right" if number in (2, 3) else "left")
+    for comparison in comparisons:
+        for name, ratios in {"speed": comparison.ratios, "updates": comparison.update_ratios}.items():
+            if ratios:
+                result.add_row(
+                    f"{comparison.pair.ours} x {comparison.pair.peer}",
+                    name,
+                    f"{median(ratios):.2f}",
+                    f"{min(ratios):.2f}",
+                    " ".join(f"{ratio:.2f}" for ratio in ratios),
+                    verdict(*comparison.promises[name]) if name in comparison.promises else "",
+                )
+    return result
+
+
+def verdict(promise: float, ratios: list[float]) -> str:
+    """Whether the median over the rounds is what Inchworm promises."""
+    return f"{promise:g}, {'met' if median(ratios) >= promise else 'missed'}"
+
+
+def write_result(
+    work: Work, options: Options, rounds: list[Round], comparisons: list[Comparison], source: dict[str, Any]
+) -> None:
     """Write everything that was measured, and with what, to ``<results>/<work>.json``; a trial replaces no result."""
-    peers = options.peers_of(work)
-    ratios = {peer: [played.ratio(peer) for played in rounds] for peer in peers}
-    update_ratios = {peer: [played.update_ratio(peer) for played in rounds] for peer in peers}
     result = {
+        "title": work.title,
         "command": options.command(work),
         **source,
         "machine": machine(),
-        "settings": asdict(work),
-        "median_ratio": {peer: median(values) for peer, values in ratios.items()},
-        "minimum_ratio": {peer: min(values) for peer, values in ratios.items()},
-        "ratios": ratios,
-        "median_update_ratio": {peer: median(values) for peer, values in update_ratios.items()},
-        "minimum_update_ratio": {peer: min(values) for peer, values in update_ratios.items()},
-        "update_ratios": update_ratios,
+        "settings": {name: value for name, value in asdict(work).items() if name != "targets"},
+        "simulators": {side: rounds[0].measurements[side].simulator for side in work.sides},
+        "pairs": [comparison.to_json() for comparison in comparisons],
         "rounds": [asdict(played) for played in rounds],
     }
     options.results.mkdir(parents=True, exist_ok=True)
-    kind = "" if options.timed_iterations is None else "-trial"
-    file = options.results / f"{work.name}{kind}.json"
+    file = options.results / f"{work.name}{'-trial' if options.trial else ''}.json"
     file.write_text(json.dumps(result, indent=2) + "\n")
     console.print(f"Written: {file}")
-    report_target("ratio", work, work.target_ratio, ratios)
-    report_target("ratio of updates", work, work.target_update_ratio, update_ratios)
-
-
-def report_target(name: str, work: Work, target: float | None, ratios: dict[str, list[float]]) -> None:
-    """Say whether the median over the rounds is what Inchworm promises, where the promised peer took part."""
-    if target is not None and work.peer in ratios:
-        met = "met" if median(ratios[work.peer]) >= target else "missed"
-        console.print(f"Target for the median {name} to {work.peer}: {target:g}, {met}.")
 
 
 def commit() -> dict[str, Any]:

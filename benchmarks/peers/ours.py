@@ -1,6 +1,6 @@
-"""Inchworm through its public API, on a CPU with its own default of one thread.
+"""Inchworm through its public API with Gymnasium's environments, on a CPU with its own default of one thread.
 
-Its metrics files are written during the timed part, for they cannot be turned off; Stable-Baselines3 logs nothing.
+Its metrics files are written during the timed part, for they cannot be turned off; the peers log nothing.
 An update here is more than one there: values and advantages are computed in it, which the peers have done when a
 rollout is finished.
 """
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when JAX is imported
 
@@ -21,11 +23,23 @@ import inchworm as iw
 import inchworm.build
 from inchworm.algorithms.iteration import Iterate
 from inchworm.collect.collector import TurnCollector
-from peers.protocol import Clock, PPOWork, RecurrentPPOWork, Training, TRPOWork, Work, main
+from peers.protocol import (
+    Clock,
+    PPOWork,
+    RecurrentPPOWork,
+    Training,
+    TRPOWork,
+    Work,
+    gymnasium_simulator,
+    main,
+)
+
+PACKAGES = ("inchworm", "jax", "jaxlib", "optax", "numpy")
+Backend = Literal["gymnasium", "envpool", "jax", "brax"]
 
 
 def time_updates(clock: Clock) -> None:
-    """Let trainings from now on tell the clock of their updates."""
+    """Let trainings from now on tell the clock of their updates, where these are calls of their own."""
 
     class TimedCollector(TurnCollector):
         def __init__(self, rollouts: Any, state: Any, iterate: Iterate, *more: Any) -> None:
@@ -46,8 +60,8 @@ def algorithm_of(work: Work) -> iw.PPO | iw.TRPO:
         "minibatch_size": work.minibatch_size,
         "gamma": work.gamma,
         "gae_lambda": work.gae_lambda,
-        "normalize_observation": False,
-        "normalize_return": False,
+        "normalize_observation": work.normalize,
+        "normalize_return": work.normalize,
         "hidden_sizes": work.hidden_sizes,
         "activation": "tanh",
     }
@@ -81,7 +95,7 @@ def algorithm_of(work: Work) -> iw.PPO | iw.TRPO:
     raise ValueError(f"{work.name} is no work for Inchworm")
 
 
-def train(work: Work, seed: int, clock: Clock) -> Training:
+def train(work: Work, seed: int, clock: Clock, backend: Backend = "gymnasium") -> Training:
     """Train with `iw.train`; gradient steps are those that Adam has counted in the last checkpoint."""
     time_updates(clock)
     env_steps = 0
@@ -97,6 +111,7 @@ def train(work: Work, seed: int, clock: Clock) -> Training:
             algorithm_of(work),
             total_steps=work.total_steps,
             seed=seed,
+            backend=backend,
             out=folder,
             on_iteration=on_iteration,
             checkpoint_seconds=1e9,  # only the one at the end, after the clock has stopped
@@ -109,7 +124,26 @@ def train(work: Work, seed: int, clock: Clock) -> Training:
         gradient_steps=gradient_steps,
         gradient_steps_source="Adam's count in the last checkpoint",
         parameter_shapes=[list(leaf.shape) for leaf in jax.tree.leaves(run.policy.model)],
+        simulator=_simulator(work, backend),
+        device=jax.devices()[0].device_kind,
     )
+
+
+def run_with(side: str, backend: Backend, packages: tuple[str, ...]) -> None:
+    """What a module of this folder does that runs Inchworm with other environments than Gymnasium's."""
+    main(side, partial(train, backend=backend), (*PACKAGES, *packages))
+
+
+def _simulator(work: Work, backend: Backend) -> str:
+    match backend:
+        case "gymnasium":
+            return gymnasium_simulator(work.env_id)
+        case "envpool":
+            return f"EnvPool {version('envpool')}, with its own build of the simulator"
+        case "jax":
+            return "Inchworm's own in JAX"
+        case "brax":
+            return f"Brax {version('brax')}"
 
 
 def _adam_count(checkpoints: Path) -> int:
@@ -120,4 +154,4 @@ def _adam_count(checkpoints: Path) -> int:
 
 
 if __name__ == "__main__":
-    main("ours", train, packages=("inchworm", "jax", "jaxlib", "optax"))
+    main("ours", train, packages=(*PACKAGES, "gymnasium", "mujoco"))

@@ -1,17 +1,34 @@
-"""What every peer of the benchmark is given and has to answer.
+"""What every side of the benchmark is given and has to answer.
 
-A peer is one module of this folder with a function ``train(work, seed, clock) -> Training`` that calls
-``clock.iteration_done()`` after every iteration and makes every update inside ``with clock.update():``, ending in
+A side is one module of this folder: a peer, or one way of running Inchworm. It has a function
+``train(work, seed, clock) -> Training`` and ends in
 
     if __name__ == "__main__":
-        main("sb3", train, packages=("stable-baselines3", "torch"))
+        main("sb3", train, packages=("stable-baselines3", "torch", "gymnasium", "numpy"))
 
 One process is one training. ``compare.py`` starts it as ``python -P -m peers.sb3 halfcheetah --seed 0`` with this
 folder's parent on the path, so that a peer may have the name of the package it measures. The last line it prints is a
 JSON object with the fields of `Measurement`.
 
-The first iteration, with its compilation, is warm-up; the clock runs from its end to the end of the last iteration.
-Only the standard library is imported here, because peers live in a virtual environment of their own.
+How time is taken
+-----------------
+Compilation is in nobody's time. There are two ways to leave it out, and every side trains ``work.iterations``
+iterations in both:
+
+- A side that returns to Python after each iteration calls ``clock.iteration_done()`` there. The first iteration, with
+  its compilation, is warm-up: the clock runs from its end to the end of the last iteration. A side that makes its
+  updates apart from its rollouts makes each of them inside ``with clock.update():``.
+- A side whose whole training is one compiled call has no iterations to tell of. It compiles the call and makes it once
+  as warm-up, then makes the very same call a second time inside ``with clock.whole_training():``, waiting in the block
+  until the results are there (``jax.block_until_ready``). In its time are all iterations and what little the call does
+  before them, as drawing parameters and starting the environments; compilation, building the program and looking at
+  the results are not. There is no time of updates alone.
+
+Speed is environment steps over seconds, with the steps of the timed part. Inchworm is always timed in the first way,
+and what it does on the host between compiled calls, its metrics files included, is in its time. With a JAX environment
+its program is compiled in its first call, which is one iteration, and serves for all later calls.
+
+Only the standard library is imported here, because peers live in virtual environments of their own.
 """
 
 from __future__ import annotations
@@ -26,32 +43,45 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from math import prod
+from typing import Literal
 
 WARM_UP_ITERATIONS = 1
-SHARED_PACKAGES = ("gymnasium", "mujoco", "numpy")
-"""Packages both sides use: their versions have to be the same."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A pair of sides whose speeds are compared, and what Inchworm promises of it."""
+
+    ours: str
+    """Module of this folder that runs Inchworm."""
+    peer: str
+    """Module of this folder that runs the peer."""
+    ratio: float | None = None
+    """How many times the peer's steps per second, as the median of the rounds; None for a peer that is only shown."""
+    update_ratio: float | None = None
+    """How many times as fast as the peer's an update is to be, without collecting; None where nothing is promised."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Settings that all peers train with, and what Inchworm promises for them.
+    """Settings that all sides train with, and what Inchworm promises for them.
 
-    Policy and value are separate networks; nothing is normalised but the advantages.
+    Policy and value are separate networks; advantages are standardised.
     """
 
     name: str
     env_id: str
-    peer: str
-    """Module of this folder that the promise is about."""
+    targets: tuple[Target, ...]
+    """The pairs that are compared; their sides are those that play."""
     num_envs: int
     horizon: int
     minibatch_size: int
     num_epochs: int
     timed_iterations: int
-    target_ratio: float
-    """How many times the peer's steps per second Inchworm promises, as the median of the rounds."""
-    target_update_ratio: float | None = None
-    """How many times as fast as the peer's its update is to be, without collecting; None where nothing is promised."""
+    platform: Literal["cpu", "cuda"] = "cpu"
+    """Where JAX computes, unless the environment's JAX_PLATFORMS says otherwise."""
+    normalize: bool = False
+    """Observations and rewards are scaled by running statistics: every side in its library's own way."""
 
     gamma: float = 0.99
     gae_lambda: float = 0.95
@@ -61,6 +91,12 @@ class Work:
     @property
     def title(self) -> str:
         raise NotImplementedError
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """All sides of the targets: peers first, each once."""
+        sides = [target.peer for target in self.targets] + [target.ours for target in self.targets]
+        return tuple(dict.fromkeys(sides))
 
     @property
     def steps_per_iteration(self) -> int:
@@ -81,7 +117,8 @@ class Work:
     @property
     def sizes(self) -> str:
         """In the paper's letters."""
-        return f"N={self.num_envs} T={self.horizon} M={self.minibatch_size} K={self.num_epochs}"
+        normalized = ", normalised" if self.normalize else ""
+        return f"N={self.num_envs} T={self.horizon} M={self.minibatch_size} K={self.num_epochs}{normalized}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,67 +171,118 @@ class TRPOWork(Work):
         return f"TRPO {self.env_id}, {self.sizes}, {self.cg_iters} CG iterations"
 
 
-# The slower side takes 30 to 40 seconds for the timed part: shorter ones are noisy.
+# On two cores the fastest side takes several seconds for the timed part: shorter ones are noisy.
 WORKS: dict[str, Work] = {
     work.name: work
     for work in (
         PPOWork(
             name="halfcheetah",
             env_id="HalfCheetah-v5",
-            peer="sb3",
+            targets=(Target("ours", "sb3", 6.0),),
             num_envs=1,
             horizon=2048,
             minibatch_size=64,
             num_epochs=10,
             timed_iterations=25,
-            target_ratio=6.0,
+        ),
+        PPOWork(
+            name="halfcheetah-8",
+            env_id="HalfCheetah-v5",
+            targets=(
+                Target("ours_envpool", "sb3", 7.0),
+                Target("ours_envpool", "sbx", 4.5),
+                Target("ours_envpool", "tianshou", 5.0),
+                Target("ours_envpool", "tianshou_envpool", 5.0),
+                Target("ours_envpool", "cleanrl", 5.0),
+                Target("ours", "sb3", 4.0),
+                Target("ours", "sbx", 2.5),
+            ),
+            num_envs=8,
+            horizon=256,
+            minibatch_size=64,
+            num_epochs=10,
+            timed_iterations=25,
+            normalize=True,
         ),
         PPOWork(
             name="cartpole",
             env_id="CartPole-v1",
-            peer="sb3",
+            targets=(
+                Target("ours", "sb3", 5.0),
+                Target("ours", "sbx", 4.0),
+                Target("ours_envpool", "sb3", 8.0),
+            ),
             num_envs=8,
             horizon=32,
             minibatch_size=256,
             num_epochs=10,
             timed_iterations=800,
-            target_ratio=4.0,
         ),
         TRPOWork(
             name="halfcheetah-trpo",
             env_id="HalfCheetah-v5",
-            peer="sb3_contrib",
+            targets=(Target("ours", "sb3_contrib", 4.0, update_ratio=6.0),),
             num_envs=1,
             horizon=2048,
             minibatch_size=128,
             num_epochs=10,
             timed_iterations=35,
-            target_ratio=4.0,
-            target_update_ratio=6.0,
         ),
         RecurrentPPOWork(
             name="cartpole-lstm64",
             env_id="CartPole-v1",
-            peer="sb3_contrib",
+            targets=(Target("ours", "sb3_contrib", 6.0),),
             num_envs=8,
             horizon=128,
             minibatch_size=256,
             num_epochs=10,
             timed_iterations=30,
-            target_ratio=6.0,
             lstm_size=64,
         ),
         RecurrentPPOWork(
             name="cartpole-lstm256",
             env_id="CartPole-v1",
-            peer="sb3_contrib",
+            targets=(Target("ours", "sb3_contrib", 2.5),),
             num_envs=8,
             horizon=128,
             minibatch_size=256,
             num_epochs=10,
             timed_iterations=12,
-            target_ratio=2.5,
             lstm_size=256,
+        ),
+        PPOWork(
+            name="jax-cartpole",
+            env_id="CartPole-v1",
+            targets=(Target("ours_jax", "rejax", 1.1), Target("ours_jax", "purejaxrl", 1.1)),
+            num_envs=4,
+            horizon=128,
+            minibatch_size=128,
+            num_epochs=4,
+            timed_iterations=6000,
+        ),
+        PPOWork(
+            name="jax-cartpole-2048",
+            env_id="CartPole-v1",
+            targets=(Target("ours_jax", "rejax"), Target("ours_jax", "purejaxrl")),
+            num_envs=2048,
+            horizon=128,
+            minibatch_size=65_536,
+            num_epochs=4,
+            timed_iterations=200,
+            platform="cuda",
+        ),
+        PPOWork(
+            name="brax-humanoid",
+            env_id="humanoid",
+            targets=(Target("ours_brax", "brax"),),
+            num_envs=2048,
+            horizon=160,
+            minibatch_size=10_240,
+            num_epochs=8,
+            timed_iterations=50,
+            platform="cuda",
+            gamma=0.97,
+            ent_coef=1e-3,
         ),
     )
 }
@@ -202,7 +290,7 @@ WORKS: dict[str, Work] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What a peer says about the training it has done, warm-up included."""
+    """What a side says about the training it has done: all iterations of one training, warm-up included."""
 
     env_steps: int
     gradient_steps: int
@@ -213,16 +301,22 @@ class Training:
 
     Where a library keeps two biases that only ever count by their sum, as PyTorch's LSTM does, one of them is left out.
     """
+    simulator: str
+    """Whose environments were stepped, with versions, in a few words."""
+    device: str = "cpu"
+    """Where networks are trained, as JAX's ``device_kind`` says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One timed training, as printed by its process."""
 
-    peer: str
+    side: str
     work: str
     seed: int
     versions: dict[str, str]
+    simulator: str
+    device: str
     env_steps: int
     gradient_steps: int
     gradient_steps_source: str
@@ -230,34 +324,41 @@ class Measurement:
     parameter_shapes: str
     """As "6, 17x64, ...": each shape sorted and all of them too, for libraries order a weight's axes differently."""
     warm_up_seconds: float
-    """From the end of the imports to the end of the first iteration, compilation included; not in ``seconds``."""
+    """From the end of the imports to the start of the clock, compilation included; not in ``seconds``."""
     timed_env_steps: int
     seconds: float
-    update_seconds: float
-    """Of ``seconds``, those in updates: from finished rollouts to finished parameters."""
+    update_seconds: float | None
+    """Of ``seconds``, those from finished rollouts to finished parameters; None where updates are not made apart."""
     cpu_seconds: float
-    """Of all threads in the timed part: more than ``seconds`` if it used several cores, less if it had to wait."""
+    """Of all threads in the timed part: more than ``seconds`` if it used several cores, less if it had to wait.
+
+    Environments in processes of their own are not counted, neither here nor in the memory.
+    """
     steps_per_second: float
     peak_memory_bytes: int
     """Largest resident size of the process until the end of the timed part."""
 
 
 class Clock:
-    """Times the iterations after the warm-up: reads the time at the end of the first one and of the last.
-
-    Updates are timed apart: there is one in each iteration, inside ``with clock.update():``.
-    """
+    """Times a training, without its warm-up, in one of the two ways of this module's docstring."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._iterations = 0
         self._updates = 0
+        self._whole_trainings = 0
         self._started = (time.perf_counter(), time.process_time())
+        self._update_seconds = 0.0
         self.warm_up_seconds = 0.0
+        self.timed_env_steps = 0
         self.seconds = 0.0
-        self.update_seconds = 0.0
         self.cpu_seconds = 0.0
         self.peak_memory_bytes = 0
+
+    @property
+    def update_seconds(self) -> float | None:
+        """Time in updates, without the one of the warm-up; None where there was none to be told."""
+        return self._update_seconds if self._updates else None
 
     @contextmanager
     def update(self) -> Iterator[None]:
@@ -266,29 +367,53 @@ class Clock:
         yield
         self._updates += 1
         if self._updates > WARM_UP_ITERATIONS:
-            self.update_seconds += time.perf_counter() - started
+            self._update_seconds += time.perf_counter() - started
 
     def iteration_done(self) -> None:
+        """Is called at the end of every iteration."""
         self._iterations += 1
-        now = (time.perf_counter(), time.process_time())
         if self._iterations == WARM_UP_ITERATIONS:
-            self.warm_up_seconds = now[0] - self._started[0]
-            self._started = now
+            self._start()
         elif self._iterations == self._work.iterations:
-            self.seconds, self.cpu_seconds = now[0] - self._started[0], now[1] - self._started[1]
-            self.peak_memory_bytes = _peak_memory_bytes()
+            self._stop(self._work.timed_iterations)
+
+    @contextmanager
+    def whole_training(self) -> Iterator[None]:
+        """All iterations of a training in one compiled call, finished when the block ends; the warm-up lies before."""
+        self._start()
+        yield
+        self._whole_trainings += 1
+        self._stop(self._work.iterations)
 
     def check_finished(self) -> None:
-        """Raise if there were more or fewer iterations or updates than the work has."""
-        for name, done in {"iterations": self._iterations, "updates": self._updates}.items():
-            if done != self._work.iterations:
-                raise RuntimeError(f"{done} {name} done, {self._work.iterations} wanted")
+        """Raise unless the whole work was timed in one way, with an update for each iteration or none timed."""
+        told = (self._iterations, self._updates, self._whole_trainings)
+        all_of_them = self._work.iterations
+        if told not in {(all_of_them, all_of_them, 0), (all_of_them, 0, 0), (0, 0, 1)}:
+            raise RuntimeError(
+                f"The clock was told of {told[0]} iterations, {told[1]} updates and {told[2]} whole trainings; "
+                f"{self._work.name} has {all_of_them} iterations in one training."
+            )
+
+    def _start(self) -> None:
+        now = (time.perf_counter(), time.process_time())
+        self.warm_up_seconds = now[0] - self._started[0]
+        self._started = now
+
+    def _stop(self, iterations: int) -> None:
+        self.seconds = time.perf_counter() - self._started[0]
+        self.cpu_seconds = time.process_time() - self._started[1]
+        self.timed_env_steps = iterations * self._work.steps_per_iteration
+        self.peak_memory_bytes = _peak_memory_bytes()
 
 
-def main(peer: str, train: Callable[[Work, int, Clock], Training], packages: tuple[str, ...]) -> None:
-    """Read work and seed from the command line, train, and print the `Measurement` as one line of JSON."""
-    about = f"One timed training by {peer}, as one line of JSON."
-    parser = argparse.ArgumentParser(prog=f"python -m peers.{peer}", description=about)
+def main(side: str, train: Callable[[Work, int, Clock], Training], packages: tuple[str, ...]) -> None:
+    """Read work and seed from the command line, train, and print the `Measurement` as one line of JSON.
+
+    Of the packages the versions are told; where two sides name the same package, its versions have to be the same.
+    """
+    about = f"One timed training by {side}, as one line of JSON."
+    parser = argparse.ArgumentParser(prog=f"python -m peers.{side}", description=about)
     parser.add_argument("work", choices=sorted(WORKS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timed-iterations", type=int, help="instead of the work's own number, for a quick trial")
@@ -301,27 +426,36 @@ def main(peer: str, train: Callable[[Work, int, Clock], Training], packages: tup
     training = train(work, arguments.seed, clock)
     clock.check_finished()
 
-    timed_env_steps = work.timed_iterations * work.steps_per_iteration
     shapes = sorted(sorted(shape) for shape in training.parameter_shapes)
     measurement = Measurement(
-        peer=peer,
+        side=side,
         work=work.name,
         seed=arguments.seed,
-        versions={"python": sys.version.split()[0]} | {name: version(name) for name in (*packages, *SHARED_PACKAGES)},
+        versions={"python": sys.version.split()[0]} | {name: version(name) for name in packages},
+        simulator=training.simulator,
+        device=training.device,
         env_steps=training.env_steps,
         gradient_steps=training.gradient_steps,
         gradient_steps_source=training.gradient_steps_source,
         parameter_count=sum(prod(shape) for shape in shapes),
         parameter_shapes=", ".join("x".join(map(str, shape)) for shape in shapes),
         warm_up_seconds=clock.warm_up_seconds,
-        timed_env_steps=timed_env_steps,
+        timed_env_steps=clock.timed_env_steps,
         seconds=clock.seconds,
         update_seconds=clock.update_seconds,
         cpu_seconds=clock.cpu_seconds,
-        steps_per_second=timed_env_steps / clock.seconds,
+        steps_per_second=clock.timed_env_steps / clock.seconds,
         peak_memory_bytes=clock.peak_memory_bytes,
     )
     print(json.dumps(asdict(measurement)), flush=True)
+
+
+def gymnasium_simulator(env_id: str) -> str:
+    """Answer `Training.simulator` for a side that steps Gymnasium's environments."""
+    import gymnasium  # not every side has it
+
+    uses_mujoco = "mujoco" in str(gymnasium.spec(env_id).entry_point)
+    return f"Gymnasium {version('gymnasium')}" + (f", MuJoCo {version('mujoco')}" if uses_mujoco else "")
 
 
 def _peak_memory_bytes() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sb3_contrib import TRPO, RecurrentPPO
 
 from peers.protocol import Clock, RecurrentPPOWork, Training, TRPOWork, Work, main
-from peers.sb3 import common_settings, learn, ppo_settings
+from peers.sb3 import PACKAGES, common_settings, ppo_settings, train_torch
 
 
 def train(work: Work, seed: int, clock: Clock) -> Training:
@@ -30,8 +30,8 @@ def train(work: Work, seed: int, clock: Clock) -> Training:
             model = RecurrentPPO("MlpLstmPolicy", **settings, **ppo_settings(work))
         case _:
             raise ValueError(f"{work.name} is no work for sb3-contrib")
-    return learn(model, work, clock)
+    return train_torch(model, work, clock)
 
 
 if __name__ == "__main__":
-    main("sb3_contrib", train, packages=("sb3-contrib", "stable-baselines3", "torch"))
+    main("sb3_contrib", train, packages=("sb3-contrib", *PACKAGES))

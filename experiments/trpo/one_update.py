@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from run import HERE, PER_ACTION_DIMENSION, SETTINGS, install_peers
+from run import HERE, PER_ACTION_DIMENSION, SETTINGS, install_group
 
 import inchworm as iw
 from inchworm.algorithms.trpo import fisher_vector_product, surrogate_and_kl, trust_region_step
@@ -44,7 +44,7 @@ def policy(document: dict[str, np.ndarray], when: str) -> tuple[MLP, Any]:
 def main(env: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "update.npz"
-        command = [str(install_peers(Path(sys.executable))), str(HERE / "sb3_contrib_peer.py"), env]
+        command = [str(install_group(Path(sys.executable), "torch")), str(HERE / "sb3_contrib_peer.py"), env]
         command += ["--seed", "0", "--settings", json.dumps(SETTINGS), "--out", str(file), "--update", str(UPDATE)]
         subprocess.run(command, check=True)
         with np.load(file) as stored:

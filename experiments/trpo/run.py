@@ -32,7 +32,7 @@ from inchworm.io.run_folder import RunFolder, read_json
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
 
-from compare import install_peers  # noqa: E402  (the path is set just above)
+from compare import install_group  # noqa: E402  (the path is set just above)
 
 TASKS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")
 TOTAL_STEPS = 1_000_000
@@ -250,7 +250,7 @@ def report(task: str, sides: dict[str, list[Outcome]], options: Options) -> None
 
 
 def main(options: Options) -> None:
-    peers_python = install_peers(Path(sys.executable))
+    peers_python = install_group(Path(sys.executable), "torch")
     with ThreadPoolExecutor(options.jobs) as pool:
         started: dict[str, dict[str, list[Any]]] = {}
         for task in options.tasks:

@@ -1,0 +1,6 @@
+"""Inchworm with its own environments in JAX: rollouts and updates in one compiled program."""
+
+from peers.ours import run_with
+
+if __name__ == "__main__":
+    run_with("ours_jax", backend="jax", packages=())
