@@ -111,7 +111,7 @@ def test_a_script_s_own_functions_reach_the_processes(tmp_path):
     )
     script = tmp_path / "script.py"
     script.write_text(code.format(guard="if __name__ == '__main__': "))
-    done = subprocess.run([sys.executable, script, tmp_path / "runs"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script, str(tmp_path / "runs")], capture_output=True, text=True, timeout=300)
     assert done.stdout == "2\n", done.stderr
     script.write_text(code.format(guard=""))
     done = subprocess.run([sys.executable, script, tmp_path / "again"], capture_output=True, text=True, timeout=300)

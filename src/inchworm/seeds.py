@@ -27,7 +27,7 @@ from inchworm.planning import plan
 from inchworm.run import Run
 from inchworm.runner import Trainer, train_together
 from inchworm.train import Iteration, Observer
-from inchworm.workers import cores, reference, run_workers
+from inchworm.workers import check_outside, cores, reference, run_workers
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,7 @@ def _watcher(line: GroupProgress | None) -> Callable[[int, float, float | None],
 
 def _check_sendable(env: Any, own: OwnParts) -> None:
     """Raises `ConfigError` for what processes cannot be told of."""
+    check_outside()
     if isinstance(env, VectorEnv):
         raise ConfigError(
             "env",

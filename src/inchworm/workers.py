@@ -36,6 +36,17 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
+def check_outside() -> None:
+    """Raises `ConfigError` in a worker, which must not start workers: it was only to find a function of a script."""
+    if INSIDE in os.environ:
+        raise ConfigError(
+            "seeds",
+            sys.argv[0],
+            "is a script that trains when it is imported, which the processes of the seeds do to find its functions",
+            'Put what trains below `if __name__ == "__main__":`.',
+        )
+
+
 def reference(field: str, value: Any) -> Any:
     """Something a worker finds the value by: JSON for an id, a module and a name for a function or class.
 
@@ -117,17 +128,9 @@ def run_workers(
         For each call its result, or the error that ended it.
 
     Raises:
-        ConfigError: this is a worker itself.
         KeyboardInterrupt: Ctrl-C, after all have stopped.
         SystemExit: SIGTERM likewise.
     """
-    if INSIDE in os.environ:
-        raise ConfigError(
-            "seeds",
-            sys.argv[0],
-            "is a script that trains when it is imported, which the processes of the seeds do to find its functions",
-            'Put what trains below `if __name__ == "__main__":`.',
-        )
     free, waiting = cores(), list(range(len(calls)))
     running: dict[int, _Worker] = {}
     results: list[Any | InchwormError] = [None] * len(calls)
@@ -172,6 +175,7 @@ def serve(work: Callable[[dict[str, Any], Callable[[float, float | None], None]]
     """
     answers = _own_stdout()
     call = json.loads(sys.stdin.readline())
+    sys.argv = call["argv"]  # which a script may read when it is imported
     Thread(target=_stop_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {call["core"]})
@@ -223,7 +227,7 @@ def _start(module: str, call: dict[str, Any], core: int) -> _Worker:
     )
     assert process.stdin is not None
     try:
-        process.stdin.write(json.dumps(call | {"core": core}) + "\n")
+        process.stdin.write(json.dumps(call | {"core": core, "argv": sys.argv}) + "\n")
         process.stdin.flush()
     except BrokenPipeError:  # it died at once, which its exit status tells
         pass
