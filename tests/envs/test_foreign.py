@@ -6,14 +6,17 @@ from typing import NamedTuple
 import gymnasium
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
 from inchworm import spaces
 from inchworm.config import preset_for
 from inchworm.envs.foreign import check_known_id, check_kwargs, constructing, importing
+from inchworm.envs.gymnasium import spec_of
 from inchworm.envs.jax_contract import check_jax_env
 from inchworm.envs.simulated import simulated
+from inchworm.envs.single_view import SingleView
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError, EnvironmentContractError, MissingDependencyError
 
@@ -148,6 +151,33 @@ def test_the_same_arguments_make_the_same_environment():
 )
 def test_games_of_envpool_and_of_ale_get_the_preset_of_atari(entry_point, preset):
     assert preset_for("Pong-v5", entry_point, spaces.Discrete(6)) == preset
+
+
+def test_a_game_of_envpool_is_known_by_its_module():
+    pytest.importorskip("envpool")
+    source = env_source("Pong-v5", None, "envpool")
+    assert preset_for(source.name, source.entry_point, source.spec.action_space) == "atari"
+
+
+def test_the_only_environment_of_a_vector_environment_is_played_as_a_single_one():
+    def vector():
+        return SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")])
+
+    def restart(old, seed):
+        old.close()
+        new = vector()
+        return new, new.reset(seed=seed)
+
+    alone, first = gymnasium.make("CartPole-v1"), vector()
+    view = SingleView(first, spec_of(alone), restart, "toys", 500)
+    np.testing.assert_array_equal(view.reset(seed=3)[0], alone.reset(seed=3)[0])
+    assert first.closed
+    for _ in range(5):
+        (obs, *rest), (alone_obs, *alone_rest) = view.step(np.int64(1)), alone.step(1)
+        np.testing.assert_array_equal(obs, alone_obs)
+        assert rest == alone_rest
+    np.testing.assert_array_equal(view.reset()[0], alone.reset()[0])
+    view.close()
 
 
 class FakeState(NamedTuple):
