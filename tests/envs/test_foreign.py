@@ -35,7 +35,11 @@ DEFAULTS = {"max_episode_steps": 500, "gravity": 9.8, "noisy": False, "mode": -1
         ("robot", 3, "is no text"),
         *(("torque", value, "is not 2 numbers") for value in ([1.0], "x", [[1], [1, 2]], {"a": 1})),
         ("num_envs", 3, "is set by Inchworm itself"),
-        ("gravty", 9.8, r"is no argument of it \(did you mean gravity\?\). It takes max_episode_steps, gravity"),
+        (
+            "gravty",
+            9.8,
+            r"is no argument of the environment \(did you mean gravity\?\). It takes max_episode_steps, gravity",
+        ),
     ],
 )
 def test_an_argument_unlike_its_default_is_refused(name, value, problem):

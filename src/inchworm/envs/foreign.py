@@ -61,7 +61,10 @@ def check_kwargs(
         if closed and name not in defaults:
             known = ", ".join(other for other in defaults if other not in reserved)
             raise ConfigError(
-                _field(name), value, "is no argument of it" + did_you_mean(name, defaults), f"It takes {known}."
+                _field(name),
+                value,
+                "is no argument of the environment" + did_you_mean(name, defaults),
+                f"It takes {known}.",
             )
         checked[name] = _like(name, value, defaults[name]) if name in defaults else value
     return checked
