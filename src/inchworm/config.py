@@ -224,7 +224,12 @@ PRESETS = {
 }
 
 _PRESET_OF_ENV = {"Pendulum-v1": "pendulum"}
-_PRESET_OF_MODULE = {"ale_py": "atari", "gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.classic_control": "classic"}
+_PRESET_OF_MODULE = {
+    "ale_py": "atari",
+    "envpool.atari": "atari",
+    "gymnasium.envs.mujoco": "mujoco",
+    "gymnasium.envs.classic_control": "classic",
+}
 
 
 def preset_for(env: str, entry_point: str, action_space: spaces.Space) -> str:

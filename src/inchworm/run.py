@@ -9,7 +9,7 @@ from inchworm.checks import check_integer
 from inchworm.collect.evaluate import Evaluation, evaluate
 from inchworm.config import RunConfig
 from inchworm.envs.gymnasium import EnvFactory
-from inchworm.envs.source import EnvSource, env_source
+from inchworm.envs.source import EnvSource, env_source, is_object
 from inchworm.errors import ConfigError
 from inchworm.io.loggers import read_metrics
 from inchworm.io.run_folder import RunFolder
@@ -52,7 +52,7 @@ class Run:
 def source_of(config: RunConfig, env: Any) -> EnvSource:
     """The environment of a run: by its id, or as the user gives it again."""
     if env is not None:
-        return env_source(env, config.env_kwargs)
+        return env_source(env, None if is_object(env) else config.env_kwargs)
     if config.env_by_id and ":" not in config.env:
         return env_source(config.env, config.env_kwargs, config.backend)
     # Importing a module because a file names it would be running what a file says.

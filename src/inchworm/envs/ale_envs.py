@@ -5,26 +5,27 @@ stacked, bytes. An episode starts with up to 30 steps of doing nothing.
 """
 
 import contextlib
+import inspect
 import re
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from inchworm.checks import did_you_mean
+from inchworm.envs.foreign import check_known_id, check_kwargs, constructing, importing
 from inchworm.envs.gymnasium import spec_of
-from inchworm.envs.pool import environment_seed, first_line
+from inchworm.envs.pool import environment_seed
+from inchworm.envs.single_view import MAX_SEED, SingleView
 from inchworm.envs.traced import Transition
-from inchworm.errors import EnvironmentContractError, MissingDependencyError
 from inchworm.spaces import EnvSpec
 from inchworm.types import ArrayTree
 
-MAX_SEED = 2**31
-"""Seeds are 32-bit integers with a sign."""
-ALE_MAX_STEPS = 108_000 // 4
-"""Frames of a game at most, and four of them are a step."""
+MAX_FRAMES, FRAMES_A_STEP = 108_000, 4
+"""Frames of a game at most, and how many of them are a step, unless arguments say otherwise."""
+RESERVED = ("game", "num_envs", "batch_size", "num_threads", "autoreset_mode", "episodic_life")
+"""Arguments that a run's other settings decide, or that what is done about lost lives rests on."""
 STICKY = {"ALE/{}-v5": 0.25, "{}NoFrameskip-v4": 0.0}
 """How an id ends tells how likely the last action is repeated: Machado et al. 2018, or never (the paper)."""
 
@@ -39,31 +40,28 @@ def make_ale(env: str, kwargs: dict[str, Any], num_envs: int, threads: int) -> A
 
     Raises:
         MissingDependencyError: a package is not installed.
-        EnvironmentContractError: there is no such game, or the arguments are refused.
+        EnvironmentContractError: there is no such game.
+        ConfigError: it does not take the arguments.
     """
-    try:
+    with importing("ale", "atari"):
         import chex  # noqa: F401  (its XLA interface needs it)
         from ale_py import registration, roms
         from ale_py.vector_env import AtariVectorEnv
-    except ImportError as error:
-        raise MissingDependencyError(
-            "backend", "ale", f"needs a package that is not installed ({error})", 'pip install "inchworm[atari]".'
-        ) from error
-    found = _parse(env)
-    games = {registration.rom_id_to_name(rom): rom for rom in roms.get_all_rom_ids()}
-    if found is None or found[0] not in games:
-        near = did_you_mean(found[0] if found else env, games)
-        raise EnvironmentContractError(
-            "env", env, "is no game that ALE knows" + near, "Give e.g. ALE/Pong-v5 or PongNoFrameskip-v4."
-        )
-    game, sticky = found
-    settings = {"repeat_action_probability": sticky, "reward_clipping": False} | kwargs
-    try:
-        return AtariVectorEnv(games[game], num_envs, num_threads=threads, **settings)
-    except Exception as error:
-        raise EnvironmentContractError(
-            "env", env, f"cannot be made by ALE: {first_line(error)}", "Check the environment's arguments."
-        ) from error
+    roms_of = {
+        form.format(registration.rom_id_to_name(rom)): (rom, sticky)
+        for rom in roms.get_all_rom_ids()
+        for form, sticky in STICKY.items()
+    }
+    check_known_id(env, roms_of, "ALE", "e.g. ALE/Pong-v5 or PongNoFrameskip-v4")
+    rom, sticky = roms_of[env]
+    arguments = inspect.signature(AtariVectorEnv.__init__).parameters.values()
+    defaults = {argument.name: argument.default for argument in arguments if argument.name != "self"}
+    settings = {"repeat_action_probability": sticky, "reward_clipping": False} | check_kwargs(
+        kwargs, defaults, RESERVED
+    )
+    given = {name: value for name, value in kwargs.items() if name != "life_loss_info"}  # that is the adapter's own
+    with constructing(env, given):
+        return AtariVectorEnv(rom, num_envs, num_threads=threads, **settings)
 
 
 def _parse(env: str) -> tuple[str, float] | None:
@@ -96,8 +94,7 @@ class AleEnvs:
         """Makes and starts them.
 
         Raises:
-            MissingDependencyError: ALE is not installed.
-            EnvironmentContractError: there is no such game, or the arguments are refused.
+            InchwormError: they cannot be made, see `make_ale`.
         """
         self._games = make_ale(env, {"life_loss_info": True} | kwargs, num_envs, threads)
         self.spec: EnvSpec = spec_of(self._games, "single_")
@@ -140,27 +137,15 @@ class AleEnvs:
         self._games.close()
 
 
-class AleView(gymnasium.Env):
+def ale_view(env: str, kwargs: dict[str, Any]) -> SingleView:
     """A single game as a Gymnasium environment, whose episodes are whole games."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # pyright: ignore[reportIncompatibleVariableOverride]
+    def restart(games: Any, seed: int) -> tuple[Any, Any]:
+        return games, games.reset(seed=np.array([seed % MAX_SEED]))
 
-    def __init__(self, env: str, kwargs: dict[str, Any]) -> None:
-        self._games = make_ale(env, kwargs | {"life_loss_info": False, "episodic_life": False}, 1, 1)
-        self.observation_space = self._games.single_observation_space
-        self.action_space = self._games.single_action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        obs, _ = self._games.reset(seed=None if seed is None else np.array([seed % MAX_SEED]))
-        return np.array(obs[0]), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, _ = self._games.step(np.array([action], np.int32))
-        return np.array(obs[0]), float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
-
-    def close(self) -> None:
-        self._games.close()
+    games = make_ale(env, kwargs | {"life_loss_info": False}, 1, 1)
+    frames, skip = kwargs.get("max_num_frames_per_episode", MAX_FRAMES), kwargs.get("frameskip", FRAMES_A_STEP)
+    return SingleView(games, spec_of(games, "single_"), restart, "ale_py", frames // skip)
 
 
 def drawing_view(env: str, kwargs: dict[str, Any]) -> gymnasium.Env:

@@ -1,25 +1,22 @@
 """EnvPool: C++ environments in threads, stepped inside compiled rollouts through its XLA interface."""
 
 import contextlib
-from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-import gymnasium
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
-from inchworm.checks import did_you_mean
+from inchworm.envs.foreign import check_known_id, check_kwargs, constructing, importing
 from inchworm.envs.gymnasium import spec_of
-from inchworm.envs.pool import environment_seed, first_line
+from inchworm.envs.pool import environment_seed
+from inchworm.envs.single_view import MAX_SEED, SingleView
 from inchworm.envs.traced import Transition, stored
-from inchworm.errors import EnvironmentContractError, MissingDependencyError
 from inchworm.spaces import EnvSpec
 from inchworm.types import ArrayTree
 
-MAX_SEED = 2**31
-"""EnvPool's seeds are 32-bit integers with a sign."""
+RESERVED = ("num_envs", "batch_size", "num_threads", "seed", "env_seed", "max_num_players", "gym_reset_return_info")
+"""Arguments that a run's other settings decide, or that compiled rollouts rest on."""
 
 
 def make_envpool(env: str, kwargs: dict[str, Any], num_envs: int, seeds: list[int], threads: int) -> Any:
@@ -27,27 +24,17 @@ def make_envpool(env: str, kwargs: dict[str, Any], num_envs: int, seeds: list[in
 
     Raises:
         MissingDependencyError: the package is not installed.
-        EnvironmentContractError: it has no such environment, or refuses the arguments.
+        EnvironmentContractError: it has no such environment.
+        ConfigError: the environment does not take the arguments.
     """
-    try:
+    with importing("envpool", "envpool"):
         import envpool
-    except ImportError as error:
-        raise MissingDependencyError(
-            "backend", "envpool", f"is not installed ({error})", 'pip install "inchworm[envpool]".'
-        ) from error
-    if env not in envpool.list_all_envs():
-        near = did_you_mean(env, envpool.list_all_envs())
-        raise EnvironmentContractError(
-            "env", env, "is no environment that EnvPool knows" + near, "Give one of its ids, or another backend."
-        )
-    try:
-        return envpool.make_gymnasium(
-            env, num_envs=num_envs, num_threads=threads, env_seed=[seed % MAX_SEED for seed in seeds], **kwargs
-        )
-    except Exception as error:
-        raise EnvironmentContractError(
-            "env", env, f"cannot be made by EnvPool: {first_line(error)}", "Check the environment's arguments."
-        ) from error
+    check_known_id(env, envpool.list_all_envs(), "EnvPool")
+    with constructing(env, kwargs):
+        defaults = envpool.make_spec(env).config._asdict() if kwargs else {}
+        settings = check_kwargs(kwargs, defaults, RESERVED, closed=False)
+        env_seed = [seed % MAX_SEED for seed in seeds]
+        return envpool.make_gymnasium(env, num_envs=num_envs, num_threads=threads, env_seed=env_seed, **settings)
 
 
 class PoolState(NamedTuple):
@@ -71,9 +58,7 @@ class EnvPoolEnvs:
         """Makes and starts them.
 
         Raises:
-            MissingDependencyError: EnvPool is not installed.
-            EnvironmentContractError: it has no such environment, or refuses the arguments.
-            UnsupportedSpaceError: one of its spaces has no counterpart.
+            InchwormError: they cannot be made, see `make_envpool`, or one of the spaces has no counterpart.
         """
         seeds = [environment_seed(seed, index, restart) for index in range(num_envs)]
         self._pool = make_envpool(env, kwargs, num_envs, seeds, threads)
@@ -117,35 +102,18 @@ class EnvPoolEnvs:
         self._pool.close()
 
 
-class EnvPoolView(gymnasium.Env):
+def envpool_view(env: str, kwargs: dict[str, Any]) -> SingleView:
     """A single environment of EnvPool as a Gymnasium one."""
+    with importing("envpool", "envpool"):
+        import envpool
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # pyright: ignore[reportIncompatibleVariableOverride]
+    def restart(pool: Any, seed: int) -> tuple[Any, Any]:
+        # Its seeds are fixed when it is made.
+        pool.close()
+        pool = make_envpool(env, kwargs, 1, [seed], 1)
+        return pool, pool.reset()
 
-    def __init__(self, env: str, kwargs: dict[str, Any]) -> None:
-        self._make = partial(make_envpool, env, kwargs, 1)
-        self._pool = self._make([0], 1)
-        self.max_episode_steps: int | None = self._pool.config.get("max_episode_steps")
-        self.observation_space, self.action_space = self._pool.observation_space, self._pool.action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            # Its seeds are fixed when it is made.
-            self._pool.close()
-            self._pool = self._make([seed], 1)
-        obs, _ = self._pool.reset()
-        return jax.tree.map(lambda leaf: np.array(leaf[0]), obs), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, _ = self._pool.step(np.asarray(action)[None])
-        return (
-            jax.tree.map(lambda leaf: np.array(leaf[0]), obs),
-            float(reward[0]),
-            bool(terminated[0]),
-            bool(truncated[0]),
-            {},
-        )
-
-    def close(self) -> None:
-        self._pool.close()
+    pool = make_envpool(env, kwargs, 1, [0], 1)
+    # The modules are told apart by its registry alone: the class of every pool is made at run time.
+    module = envpool.registration.registry.specs[env][0]
+    return SingleView(pool, spec_of(pool), restart, module, pool.config.get("max_episode_steps"))

@@ -1,17 +1,15 @@
 """gymnax's environments as JAX environments."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array
 
 from inchworm import spaces
-from inchworm.checks import did_you_mean
+from inchworm.envs.foreign import check_known_id, check_kwargs, constructing, importing
 from inchworm.envs.jax_env import Step
-from inchworm.envs.pool import first_line
-from inchworm.errors import EnvironmentContractError, MissingDependencyError, UnsupportedSpaceError
+from inchworm.errors import MissingDependencyError, UnsupportedSpaceError
 from inchworm.spaces import EnvSpec
 from inchworm.types import ArrayTree, PRNGKey
 
@@ -25,6 +23,10 @@ class GymnaxEnv:
     params: Any
     spec: EnvSpec
 
+    @property
+    def max_episode_steps(self) -> int:
+        return int(self.params.max_steps_in_episode)
+
     def reset(self, key: PRNGKey) -> tuple[ArrayTree, ArrayTree]:
         obs, state = self.env.reset_env(key, self.params)
         return state, obs
@@ -34,42 +36,29 @@ class GymnaxEnv:
         return Step(state, obs, reward, terminated, self.env.is_truncated(state, self.params))
 
 
-@lru_cache
-def make_gymnax(env: str, kwargs: tuple[tuple[str, Any], ...] = ()) -> GymnaxEnv:
+def make_gymnax(env: str, kwargs: dict[str, Any]) -> GymnaxEnv:
     """The environment of an id; keyword arguments are its parameters.
 
     Raises:
         MissingDependencyError: gymnax is not installed, or one from before it told time limits apart.
-        EnvironmentContractError: there is no such environment, or it has no such parameter.
+        EnvironmentContractError: there is no such environment, or what it downloads cannot be had.
+        ConfigError: it has no such parameter, or not such a value.
         UnsupportedSpaceError: one of its spaces has no counterpart.
     """
-    try:
+    with importing("gymnax", "gymnax"):
         import gymnax
         from gymnax.environments.environment import Environment
-    except ImportError as error:
-        raise MissingDependencyError(
-            "backend", "gymnax", f"needs a package that is not installed ({error})", 'pip install "inchworm[gymnax]".'
-        ) from error
     if not hasattr(Environment, "is_truncated"):
         raise MissingDependencyError(
             "backend", "gymnax", "is a version that takes time limits for terminations", 'pip install "gymnax>=1.0".'
         )
-    if env not in gymnax.registered_envs:
-        near = did_you_mean(env, gymnax.registered_envs)
-        raise EnvironmentContractError(
-            "env", env, "is no environment that gymnax knows" + near, "Give one of its ids, or another backend."
-        )
-    made, params = gymnax.make(env)
-    try:
-        params = params.replace(**dict(kwargs))
-    except TypeError as error:
-        raise EnvironmentContractError(
-            "env_kwargs", repr(dict(kwargs)), f"do not fit {env}: {first_line(error)}", "Give fields of its parameters."
-        ) from error
-    spec = EnvSpec(
-        _space_of(made.observation_space(params), "observation_space"),
-        _space_of(made.action_space(params), "action_space"),
-    )
+    check_known_id(env, gymnax.registered_envs, "gymnax")
+    with constructing(env, {}):
+        made, params = gymnax.make(env)
+    params = params.replace(**check_kwargs(kwargs, vars(params)))
+    with constructing(env, kwargs):
+        observations, actions = made.observation_space(params), made.action_space(params)
+    spec = EnvSpec(_space_of(observations, "observation_space"), _space_of(actions, "action_space"))
     return GymnaxEnv(env, made, params, spec)
 
 

@@ -6,14 +6,13 @@ Each task is three pure functions of its physical state, an array (k,), and a ti
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from inchworm.envs.jax_env import Step
+from inchworm.envs.jax_env import Clocked, Step
 from inchworm.spaces import Box, Discrete, EnvSpec
 from inchworm.types import PRNGKey
 
@@ -21,13 +20,6 @@ State = Float[Array, " k"]
 Obs = Float[Array, " n"]
 Moved = tuple[State, Float[Array, ""], Bool[Array, ""]]
 """The state after a step, its reward, and whether the task is over."""
-
-
-class Clocked(NamedTuple):
-    """A physical state and the steps since the episode's start."""
-
-    physics: State
-    steps: Int[Array, ""]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,13 @@ class Step(NamedTuple):
     """A time limit is the environment's own business, and its clock part of its state."""
 
 
+class Clocked(NamedTuple):
+    """A state of physics and the steps since the episode's start, for environments whose time limit needs a clock."""
+
+    physics: Any
+    steps: Int[Array, ""]
+
+
 @runtime_checkable
 class JaxEnv(Protocol):
     """The interface of JAX environments.

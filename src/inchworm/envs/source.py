@@ -4,25 +4,28 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from inchworm.checks import check_choice, did_you_mean
-from inchworm.envs.ale_envs import ALE_MAX_STEPS, AleEnvs, AleView, drawing_view, is_game
+from inchworm.checks import check_choice
+from inchworm.envs.ale_envs import AleEnvs, ale_view, drawing_view, is_game
 from inchworm.envs.brax_envs import make_brax
-from inchworm.envs.envpool_envs import EnvPoolEnvs, EnvPoolView
+from inchworm.envs.envpool_envs import EnvPoolEnvs, envpool_view
+from inchworm.envs.foreign import check_known_id, check_kwargs
 from inchworm.envs.gymnasium import EnvFactory, GymnasiumPool, make_factory, spec_of
 from inchworm.envs.gymnax_envs import make_gymnax
-from inchworm.envs.jax_control import CLASSIC_CONTROL
+from inchworm.envs.jax_contract import check_jax_env
+from inchworm.envs.jax_control import CLASSIC_CONTROL, ClassicControl
 from inchworm.envs.jax_env import GymnasiumView, JaxEnv
 from inchworm.envs.playground_envs import make_playground
 from inchworm.envs.pool import Pool
+from inchworm.envs.single_view import SingleView
 from inchworm.envs.traced import StartedEnvs
 from inchworm.envs.vector import VectorPool, vector_spec_of
-from inchworm.errors import ConfigError, EnvironmentContractError
+from inchworm.errors import ConfigError
 from inchworm.spaces import EnvSpec
 from inchworm.workers import cores
 
@@ -48,16 +51,14 @@ class EnvSource:
     """Whose environments are stepped in training: one of `BACKENDS`."""
     renderer: EnvFactory | None = None
     """Makes one environment that draws itself; None if the factory makes such ones."""
-    vector: VectorEnv | None = None
+    vector: Callable[[], VectorEnv] | None = None
+    """Gives the vector environment, where the user gave one."""
+    num_envs: int | None = None
+    """The number of environments, where it is given with them."""
     jax_env: JaxEnv | None = None
     traced: Callable[[int, int, int], StartedEnvs] | None = None
     """Makes N environments that compiled rollouts step, from N, the run's seed and how often they were started anew."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_envs(self) -> int | None:
-        """The number of environments, where it is given with them."""
-        return None if self.vector is None else self.vector.num_envs
 
     def make_pool(self, num_envs: int, seed: int) -> Pool:
         """The environments of one run.
@@ -68,14 +69,14 @@ class EnvSource:
         if self.vector is None:
             assert self.factory is not None
             return GymnasiumPool(self.factory, num_envs, seed)
-        if self.vector.num_envs != num_envs:
+        if self.num_envs != num_envs:
             raise ConfigError(
                 "num_envs",
                 num_envs,
-                f"is not the vector environment's own number, {self.vector.num_envs}",
-                f"Set num_envs={self.vector.num_envs}.",
+                f"is not the vector environment's own number, {self.num_envs}",
+                f"Set num_envs={self.num_envs}.",
             )
-        return VectorPool(self.vector, seed)
+        return VectorPool(self.vector(), seed)
 
 
 def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | None = None) -> EnvSource:
@@ -85,47 +86,34 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
     only Atari games are ALE's, because they need its preprocessing to be learned.
 
     Raises:
-        ConfigError: it is none of these.
-        EnvironmentContractError: there is no such environment, or its spaces are unsupported.
+        ConfigError: it is none of these, or does not take the keyword arguments.
+        EnvironmentContractError: there is no such environment, its spaces are unsupported, or a JAX environment does
+            not keep its interface's promises.
         MissingDependencyError: its package is not installed.
     """
-    kwargs = dict(kwargs or {})
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
+        raise ConfigError("env_kwargs", repr(kwargs), "is no dict of arguments by name", 'Give e.g. {"size": 8}.')
     if backend is not None:
         check_choice("backend", backend, BACKENDS)
     if isinstance(env, str):
-        try:
-            json.dumps(kwargs)
-        except TypeError as error:
-            raise ConfigError(
-                "env_kwargs", kwargs, "cannot be written to config.json", "Give a function that makes the environment."
-            ) from error
-        match backend:
-            case "envpool":
-                return _from_envpool(env, kwargs)
-            case "jax":
-                return _from_jax_id(env, kwargs)
-            case "gymnax":
-                made = make_gymnax(env, tuple(sorted(kwargs.items())))
-                return _from_jax_library(made, backend, made.params.max_steps_in_episode, kwargs)
-            case "brax" | "playground":
-                make = make_brax if backend == "brax" else make_playground
-                made = make(env, json.dumps(kwargs, sort_keys=True))
-                return _from_jax_library(made, backend, made.max_episode_steps, kwargs)
-            case "ale":
-                return _from_ale(env, kwargs)
-            case None if is_game(env):
-                return _from_ale(env, kwargs)
-            case _:
-                source = _from_factory(env, True, make_factory(env, kwargs), kwargs)
-                return dataclasses.replace(source, renderer=_gymnasium_renderer(env, kwargs))
+        return _from_id(env, kwargs, backend)
     if backend is not None:
         raise ConfigError(
             "backend", backend, "is named for an environment that is given as an object", "Leave it out, or give an id."
         )
+    if is_object(env) and kwargs:
+        raise ConfigError(
+            "env_kwargs",
+            kwargs,
+            "are given with an environment that is made already",
+            "Make it with these, or give an id.",
+        )
     if isinstance(env, VectorEnv):
         name = getattr(env.spec, "id", None) or type(env).__qualname__
-        return EnvSource(name, False, None, vector_spec_of(env), type(env).__module__, None, vector=env)
-    if isinstance(getattr(env, "spec", None), EnvSpec) and isinstance(env, JaxEnv) and not isinstance(env, type):
+        return _from_vector(name, env, lambda: env)
+    if is_object(env):
+        check_jax_env(env)
         name, module = getattr(env, "name", type(env).__qualname__), type(env).__module__
         return EnvSource(name, False, partial(GymnasiumView, env), env.spec, module, None, "jax", jax_env=env)
     if isinstance(env, gymnasium.Env):
@@ -141,79 +129,101 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
     return _from_factory(name, False, cast(EnvFactory, partial(env, **kwargs)), kwargs)
 
 
-def _from_factory(name: str, by_id: bool, factory: EnvFactory, kwargs: dict[str, Any]) -> EnvSource:
-    env = factory()
+def is_object(env: Any) -> bool:
+    """Whether it is an environment itself, a vector or a JAX one, and not a way to make one."""
     if isinstance(env, VectorEnv):
-        vector = env_source(env)
-        return EnvSource(name, False, None, vector.spec, vector.entry_point, None, vector=env)
-    if not isinstance(env, gymnasium.Env):
-        raise ConfigError("env", repr(env), f"is what {name} returned, not a gymnasium.Env", "Return an environment.")
-    limit = getattr(env.spec, "max_episode_steps", None)
-    source = EnvSource(name, by_id, factory, spec_of(env), type(env.unwrapped).__module__, limit, kwargs=kwargs)
-    env.close()
-    return source
+        return True
+    return isinstance(getattr(env, "spec", None), EnvSpec) and isinstance(env, JaxEnv) and not isinstance(env, type)
 
 
-def _from_envpool(env: str, kwargs: dict[str, Any]) -> EnvSource:
-    view = EnvPoolView(env, kwargs)
-    spec, limit = spec_of(view), view.max_episode_steps
-    view.close()
-    threads = len(cores())
-
-    def traced(num_envs: int, seed: int, restart: int) -> EnvPoolEnvs:
-        return EnvPoolEnvs(env, kwargs, num_envs, seed, restart, min(num_envs, threads))
-
-    factory = partial(EnvPoolView, env, kwargs)
-    # EnvPool draws only where a display is; Gymnasium's environment of the same id stands in for it.
-    renderer = make_factory(env, {"render_mode": "rgb_array"})
-    return EnvSource(env, True, factory, spec, "envpool", limit, "envpool", renderer, traced=traced, kwargs=kwargs)
-
-
-def _from_ale(env: str, kwargs: dict[str, Any]) -> EnvSource:
-    view = AleView(env, kwargs)
-    spec = spec_of(view)
-    view.close()
-    threads = len(cores())
-
-    def traced(num_envs: int, seed: int, restart: int) -> AleEnvs:
-        return AleEnvs(env, kwargs, num_envs, seed, restart, min(num_envs, threads))
-
-    factory, renderer = partial(AleView, env, kwargs), partial(drawing_view, env, kwargs)
-    return EnvSource(env, True, factory, spec, "ale_py", ALE_MAX_STEPS, "ale", renderer, traced=traced, kwargs=kwargs)
-
-
-def _from_jax_id(env: str, kwargs: dict[str, Any]) -> EnvSource:
-    if env not in CLASSIC_CONTROL:
-        raise EnvironmentContractError(
-            "env",
-            env,
-            "is no environment that is written in JAX here" + did_you_mean(env, CLASSIC_CONTROL),
-            f"Give one of {', '.join(CLASSIC_CONTROL)}, a JAX environment as an object, or another backend.",
-        )
+def _from_id(env: str, kwargs: dict[str, Any], backend: str | None) -> EnvSource:
     try:
-        jax_env = dataclasses.replace(CLASSIC_CONTROL[env], **kwargs)
-    except TypeError as error:
-        raise EnvironmentContractError(
-            "env_kwargs", repr(kwargs), f"do not fit {env}: {error}", "It takes max_episode_steps only."
+        # A copy, and what a resumed run will read.
+        document = json.dumps(kwargs, sort_keys=True)
+        kwargs = json.loads(document)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "env_kwargs", kwargs, "cannot be written to config.json", "Give a function that makes the environment."
         ) from error
+    backend = backend or ("ale" if is_game(env) else "gymnasium")
+    match backend:
+        case "gymnasium":
+            source = _from_factory(env, True, make_factory(env, kwargs), kwargs)
+            return dataclasses.replace(source, renderer=_gymnasium_renderer(env, kwargs))
+        case "envpool":
+            # EnvPool draws only where a display is; Gymnasium's environment of the same id stands in for it.
+            renderer = _gymnasium_renderer(env, {})
+            return _from_pool(env, kwargs, backend, envpool_view, EnvPoolEnvs, renderer)
+        case "ale":
+            return _from_pool(env, kwargs, backend, ale_view, AleEnvs, partial(drawing_view, env, kwargs))
+    jax_env = _jax_env(env, document, backend)
+    # This library's do not draw themselves; Gymnasium's own are the same step by step.
+    own = backend == "jax"
     return EnvSource(
         env,
         True,
         partial(GymnasiumView, jax_env),
         jax_env.spec,
-        "gymnasium.envs.classic_control",
+        "gymnasium.envs.classic_control" if own else backend,
         jax_env.max_episode_steps,
-        "jax",
-        # It does not draw itself; Gymnasium's own is the same step by step.
-        _gymnasium_renderer(env, kwargs),
+        backend,
+        _gymnasium_renderer(env, kwargs) if own else None,
         jax_env=jax_env,
         kwargs=kwargs,
     )
 
 
-def _from_jax_library(env: Any, backend: str, max_episode_steps: int, kwargs: dict[str, Any]) -> EnvSource:
-    factory = partial(GymnasiumView, env)
-    return EnvSource(env.name, True, factory, env.spec, backend, max_episode_steps, backend, jax_env=env, kwargs=kwargs)
+@lru_cache
+def _jax_env(env: str, kwargs: str, backend: str) -> Any:
+    """A JAX environment, by its arguments as JSON. Always the same, because compiled programs are kept by it."""
+    make = {"jax": _classic_control, "gymnax": make_gymnax, "brax": make_brax, "playground": make_playground}[backend]
+    return make(env, json.loads(kwargs))
+
+
+def _classic_control(env: str, kwargs: dict[str, Any]) -> ClassicControl:
+    check_known_id(env, CLASSIC_CONTROL, "this library's JAX suite", " or ".join(CLASSIC_CONTROL))
+    task = CLASSIC_CONTROL[env]
+    return dataclasses.replace(task, **check_kwargs(kwargs, {"max_episode_steps": task.max_episode_steps}))
+
+
+def _from_factory(name: str, by_id: bool, factory: Callable[[], Any], kwargs: dict[str, Any]) -> EnvSource:
+    env = factory()
+    try:
+        if isinstance(env, VectorEnv):
+            return _from_vector(name, env, factory)
+        if not isinstance(env, gymnasium.Env):
+            raise ConfigError(
+                "env", repr(env), f"is what {name} returned, not a gymnasium.Env", "Return an environment."
+            )
+        limit = getattr(env.spec, "max_episode_steps", None)
+        return EnvSource(name, by_id, factory, spec_of(env), type(env.unwrapped).__module__, limit, kwargs=kwargs)
+    finally:
+        if isinstance(env, gymnasium.Env | VectorEnv):
+            env.close()
+
+
+def _from_vector(name: str, env: VectorEnv, give: Callable[[], VectorEnv]) -> EnvSource:
+    spec, module = vector_spec_of(env), type(env).__module__
+    return EnvSource(name, False, None, spec, module, None, vector=give, num_envs=env.num_envs)
+
+
+def _from_pool(
+    env: str,
+    kwargs: dict[str, Any],
+    backend: str,
+    make_view: Callable[[str, dict[str, Any]], SingleView],
+    make_envs: Callable[[str, dict[str, Any], int, int, int, int], StartedEnvs],
+    renderer: EnvFactory,
+) -> EnvSource:
+    factory, threads = partial(make_view, env, kwargs), len(cores())
+    view = factory()
+    view.close()
+
+    def traced(num_envs: int, seed: int, restart: int) -> StartedEnvs:
+        return make_envs(env, kwargs, num_envs, seed, restart, min(num_envs, threads))
+
+    spec, module, limit = view.env_spec, view.module, view.max_episode_steps
+    return EnvSource(env, True, factory, spec, module, limit, backend, renderer, traced=traced, kwargs=kwargs)
 
 
 def _gymnasium_renderer(env: str, kwargs: dict[str, Any]) -> EnvFactory:

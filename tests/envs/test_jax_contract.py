@@ -1,0 +1,149 @@
+"""A JAX environment that breaks its interface is refused before anything is compiled, by the name of what is wrong."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from inchworm.envs.jax_env import Step
+from inchworm.envs.source import env_source
+from inchworm.errors import ConfigError, EnvironmentContractError
+from inchworm.spaces import Box, Discrete, EnvSpec
+from jax_probes import ACTION_SPACES, Cue, Recall
+
+
+class State(NamedTuple):
+    position: jax.Array
+    steps: jax.Array
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Keeps its promises but for one, `broken`."""
+
+    broken: str = ""
+
+    @property
+    def spec(self):
+        return EnvSpec(Box((2,), "float32", 0.0, 9.0), Discrete(3))
+
+    def reset(self, key):
+        if self.broken == "no state":
+            return jnp.zeros(2)
+        return State(jnp.float32(0), jnp.int32(0)), jnp.zeros(3 if self.broken == "reset's shape" else 2)
+
+    def step(self, state, action, key):
+        obs, reward, terminated, truncated = jnp.zeros(2), 1.0, state.steps >= 5, False
+        position, steps = state.position + action, state.steps + 1
+        match self.broken:
+            case "step's shape":
+                obs = jnp.zeros((2, 1))
+            case "complex":
+                obs = jnp.zeros(2, complex)
+            case "reward":
+                reward = jnp.ones(1)
+            case "flag":
+                terminated = terminated[None]
+            case "no flag":
+                truncated = None
+            case "state's dtype":
+                position = position.astype(jnp.int32)
+            case "state's shape":
+                position = position[None]
+            case "state's structure":
+                return Step((position, steps), obs, reward, terminated, truncated)
+            case "tuple":
+                return State(position, steps), obs, reward, terminated, truncated
+            case "if":
+                reward = 2.0 if state.steps > 3 else 1.0
+        return Step(State(position, steps), obs, reward, terminated, truncated)
+
+
+@dataclass(frozen=True)
+class Masked(Walk):
+    def action_mask(self, state):
+        match self.broken:
+            case "mask's shape":
+                return jnp.ones(2, bool)
+            case "mask's dtype":
+                return jnp.ones(3)
+        return jnp.ones(3, bool)
+
+
+MESSAGES = {
+    "no state": r"env\.reset = float32\[2\]: is what it returned\. Return \(state, observation\)",
+    "reset's shape": r"observation = float32\[3\]: is what reset\(\) returned, but its space says numbers of shape",
+    "step's shape": r"observation = float32\[2, 1\]: is what step\(\) returned",
+    "complex": r"observation = complex64\[2\]: is what step\(\) returned",
+    "reward": r"reward = float32\[1\]: .*Return reward of shape \(\)",
+    "flag": r"terminated = bool\[1\]: .*Return terminated of shape \(\)",
+    "no flag": r"truncated = None: is what step\(\) returned, not one number or flag",
+    "state's dtype": r"state\.position = int32\[\]: is what step\(\) returned, where it was float32\[\]",
+    "state's shape": r"state\.position = float32\[1\]: .*Keep shapes and dtypes",
+    "state's structure": r"state = \(float32\[\], int32\[\]\): .* State\(position=float32\[\], steps=int32\[\]\)",
+    "tuple": r"env\.step = \(State\(.*Return Step\(state, obs, reward, terminated, truncated\)",
+    "if": r"env\.step = TracerBoolConversionError: .*test_jax_contract\.py, line \d+.*jnp\.where",
+    "mask's shape": r"action_mask = bool\[2\]: .*Return flags of shape \(3,\)",
+    "mask's dtype": r"action_mask = float32\[3\]: .*Return flags of shape \(3,\)",
+}
+
+
+@pytest.mark.parametrize("broken", MESSAGES)
+def test_what_breaks_the_interface_is_named(broken):
+    with pytest.raises(EnvironmentContractError, match=MESSAGES[broken]):
+        env_source((Masked if broken.startswith("mask") else Walk)(broken))
+
+
+def test_an_observation_without_a_part_is_named():
+    class NoNoise(Cue):
+        def reset(self, key):
+            state, obs = super().reset(key)
+            return state, {"cue": obs["cue"]}
+
+    with pytest.raises(EnvironmentContractError, match=r"observation = \{'cue': int32\[\]\}: .*no part of its space"):
+        env_source(NoNoise("discrete", dict_obs=True))
+
+
+def test_fractions_are_no_choice():
+    class Fractions(Cue):
+        def reset(self, key):
+            state, obs = super().reset(key)
+            return state, obs | {"cue": obs["cue"] / 2}
+
+    with pytest.raises(EnvironmentContractError, match=r"observation = float32\[\]: .* whole numbers of shape \(\)"):
+        env_source(Fractions("discrete", dict_obs=True))
+
+
+@pytest.mark.parametrize(
+    "env",
+    [Walk(), Masked(), Recall(), *(Cue(action, dict_obs=True) for action in ACTION_SPACES), Cue("hybrid", masked=True)],
+    ids=repr,
+)
+def test_an_environment_that_keeps_its_promises_is_taken(env):
+    assert env_source(env).jax_env is env
+
+
+def test_the_check_computes_nothing():
+    """It comes before the settings of JAX's backend in some calls, which act only on a backend that is not started."""
+    code = """
+from jax._src.xla_bridge import backends_are_initialized
+from test_jax_contract import Walk, env_source
+assert not backends_are_initialized()
+env_source(Walk())
+assert not backends_are_initialized()
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})
+
+
+def test_arguments_for_an_environment_that_is_made_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"env_kwargs = \{'broken': 'if'\}: are given with an environment that is made"
+    ):
+        env_source(Walk(), {"broken": "if"})
