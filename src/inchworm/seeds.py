@@ -132,7 +132,7 @@ def train_seeds(
     else:
         _check_sendable(env, own)
         if source.vector is not None:
-            source.vector.close()  # each process makes one of its own
+            source.vector().close()  # each process makes one of its own
         whole = {"env": reference("env", env), "network": reference("network", network)}
         whole |= {"env_kwargs": env_kwargs, "backend": backend, "out": str(out)}
         whole["evaluation_episodes"] = evaluation_episodes

@@ -218,7 +218,7 @@ def test_a_privileged_state_reaches_no_policy(parts, seen):
     check_jax_env(env)
 
 
-def test_a_vector_environment_made_to_be_looked_at_is_closed():
+def test_a_vector_environment_made_to_be_looked_at_is_the_first_one_trained_in():
     made = []
 
     def make():
@@ -226,8 +226,8 @@ def test_a_vector_environment_made_to_be_looked_at_is_closed():
         return made[-1]
 
     source = env_source(make)
-    assert (source.num_envs, made[0].closed) == (2, True)
-    pool = source.make_pool(2, 0)
-    assert (len(made), made[1].closed) == (2, False)
-    pool.close()
-    assert made[1].closed
+    assert (source.num_envs, len(made)) == (2, 1)
+    source.make_pool(2, 0).close()
+    assert (len(made), made[0].closed) == (1, True)
+    source.make_pool(2, 0).close()
+    assert (len(made), made[1].closed) == (2, True)

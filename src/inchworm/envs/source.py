@@ -52,7 +52,7 @@ class EnvSource:
     renderer: EnvFactory | None = None
     """Makes one environment that draws itself; None if the factory makes such ones."""
     vector: Callable[[], VectorEnv] | None = None
-    """Gives the vector environment, where the user gave one."""
+    """Gives a vector environment, where the user gave one or a way to make one: at first the one that is there."""
     num_envs: int | None = None
     """The number of environments, where it is given with them."""
     jax_env: JaxEnv | None = None
@@ -188,9 +188,10 @@ def _classic_control(env: str, kwargs: dict[str, Any]) -> ClassicControl:
 
 def _from_factory(name: str, by_id: bool, factory: Callable[[], Any], kwargs: dict[str, Any]) -> EnvSource:
     env = factory()
+    if isinstance(env, VectorEnv):
+        first = [env]
+        return _from_vector(name, env, lambda: first.pop() if first else factory())
     try:
-        if isinstance(env, VectorEnv):
-            return _from_vector(name, env, factory)
         if not isinstance(env, gymnasium.Env):
             raise ConfigError(
                 "env", repr(env), f"is what {name} returned, not a gymnasium.Env", "Return an environment."
@@ -198,7 +199,7 @@ def _from_factory(name: str, by_id: bool, factory: Callable[[], Any], kwargs: di
         limit = getattr(env.spec, "max_episode_steps", None)
         return EnvSource(name, by_id, factory, spec_of(env), type(env.unwrapped).__module__, limit, kwargs=kwargs)
     finally:
-        if isinstance(env, gymnasium.Env | VectorEnv):
+        if isinstance(env, gymnasium.Env):
             env.close()
 
 
