@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Array, Float
 
@@ -13,6 +13,13 @@ from inchworm.rl.schedules import Scalar, Schedule, check_scalar
 
 Now = dict[str, Float[Array, ""]]
 """Every setting that may be a schedule, by name, at one point of a run."""
+
+
+class Continuation(NamedTuple):
+    """How rewards after the horizon add up to returns."""
+
+    gamma: float
+    clip_reward: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +81,8 @@ class Settings(ModelSettings):
         return 1
 
     @property
-    def tail_gamma(self) -> float | None:
-        """The discount by which episodes go on past the horizon, where no value function stands for the rest."""
+    def continuation(self) -> Continuation | None:
+        """How returns go on past the horizon, where no value function stands for the rest."""
         return None
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from inchworm.algorithms.iteration import Iterate
+from inchworm.algorithms.settings import Continuation
 from inchworm.algorithms.state import TrainState, collection_key
 from inchworm.collect import tail as tails
 from inchworm.collect.acting import prepare
@@ -34,21 +35,23 @@ class Learner(NamedTuple):
     standing: Standing
 
 
-def make_advance(rollout: TracedRollout, iterate: Iterate, shape: tuple[int, int], tail_gamma: float | None) -> Advance:
+def make_advance(
+    rollout: TracedRollout, iterate: Iterate, shape: tuple[int, int], continuation: Continuation | None
+) -> Advance:
     """An iteration of T steps of N environments as one function.
 
-    With `tail_gamma` episodes that the horizon cuts are continued to their end, discounted by it.
+    With a `continuation` returns that the horizon cuts are continued to their end.
     """
     horizon, num_envs = shape
 
-    def collect(state: TrainState, key: PRNGKey, now: Standing) -> Any:
+    def collect(state: TrainState, key: PRNGKey, now: Standing, in_batch: bool) -> Any:
         normalizers, noise = prepare(state.model, state.obs_stats, key, shape)
-        return rollout(state.model, normalizers, noise, now)
+        return rollout(state.model, normalizers, noise, now, in_batch)
 
     def advance(state: TrainState, now: Standing) -> tuple[TrainState, Standing, Metrics, Episodes]:
         key = collection_key(state.key, state.iteration)
-        collected, episodes, now = collect(state, key, now)
-        if tail_gamma is None:
+        collected, episodes, now = collect(state, key, now, True)
+        if continuation is None:
             new_state, metrics = iterate(state, collected)
             return new_state, now, metrics, episodes
 
@@ -59,8 +62,8 @@ def make_advance(rollout: TracedRollout, iterate: Iterate, shape: tuple[int, int
         def go_on(carry: tuple[Any, Standing, Any]) -> tuple[Any, Standing, Any]:
             tail, now, steps = carry
             steps += horizon
-            *more, now = collect(state, jax.random.fold_in(key, steps), now)
-            return tails.extend(tail, *more, tail_gamma), now, steps
+            *more, now = collect(state, jax.random.fold_in(key, steps), now, False)
+            return tails.extend(tail, *more, continuation), now, steps
 
         tail, now, steps = jax.lax.while_loop(unfinished, go_on, (tails.start(collected), now, jnp.array(0)))
         collected, episodes = tails.attach(collected, episodes, tail)
