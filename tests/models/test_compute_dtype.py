@@ -106,4 +106,4 @@ def test_the_tolerance_allows_wide_outputs_rounded_to_a_neighbour(kind, width):
     apart, tolerance, of_float32 = jax.jit(drift)(model, obs, toward)
     assert of_float32 < apart <= tolerance
     # Not so wide that it would allow anything.
-    assert tolerance < 40 * apart
+    assert tolerance < 100 * apart
