@@ -4,7 +4,7 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic, Policy
+from inchworm.models.actor_critic import ActorCritic, PolicyNetwork
 from inchworm.models.heads import make_head
 from inchworm.models.mlp import MLP
 from inchworm.models.network import Network, VectorEncoder
@@ -25,4 +25,6 @@ def fixed_model(spec: spaces.EnvSpec, log_std: float = 0.0, settings: ModelSetti
         return Network(VectorEncoder(spec.observation_space), None, layers)
 
     head = observations.to_numpy(make_head(spec.action_space, settings or ModelSettings(log_std=log_std)))
-    return ActorCritic(Policy(network(head.num_outputs), head), network(1), spec.observation_space, spec.action_space)
+    return ActorCritic(
+        PolicyNetwork(network(head.num_outputs), head), network(1), spec.observation_space, spec.action_space
+    )

@@ -96,7 +96,7 @@ def _compiled(
     programs = None
     if jax_env is not None:
         envs, shape = Copies(jax_env), (config.horizon, config.num_envs)
-        advance = make_advance(make_rollout(envs, config.squash), iterate, shape, config.tail_gamma)
+        advance = make_advance(make_rollout(envs, config.squash), iterate, shape, config.continuation)
         iterations = -(-total_steps // config.steps_per_iteration)
         capacity = max(1, min(iterations, MAX_STEPS_PER_CALL // config.steps_per_iteration))
         programs = make_programs(algorithm.init, envs, advance, capacity, stacked)
@@ -133,7 +133,7 @@ def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnPart
     iterate = compiled.iterate
     if len(devices) > 1:
         iterate = iteration.on_devices(iterate, devices, algorithm.num_envs)
-    return TurnCollector(rollouts, state, iterate, algorithm.tail_gamma)
+    return TurnCollector(rollouts, state, iterate, algorithm.continuation)
 
 
 def _devices(count: int) -> list[Any]:

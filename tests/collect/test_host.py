@@ -293,7 +293,7 @@ def test_a_restored_collector_goes_on_bit_for_bit(toy, before):
     run, fresh = (Run(without_hidden_state(toy)) for _ in range(2))
     for number in range(before):
         run.collect(number)
-    assert fresh.collector.restore(*stored(run.collector.snapshot())) == []
+    assert fresh.collector.restore(*stored(run.collector.snapshot()))[0] == []
     for number in range(before, before + 3):
         assert_same(fresh.collect(number), run.collect(number))
 
@@ -327,9 +327,9 @@ def test_a_restored_collector_takes_the_policys_memory_up(remembering, before):
     run, fresh, third = (Run(without_hidden_state(Toy), model=remembering) for _ in range(3))
     for number in range(before):
         run.collect(number)
-    assert fresh.collector.restore(*stored(run.collector.snapshot())) == []
+    assert fresh.collector.restore(*stored(run.collector.snapshot()))[0] == []
     # A snapshot of what was restored and not yet used holds it too.
-    assert third.collector.restore(*stored(fresh.collector.snapshot())) == []
+    assert third.collector.restore(*stored(fresh.collector.snapshot()))[0] == []
     after = run.collect(before)[0]
     for other in (fresh, third):
         rollout = other.collect(before)[0]
@@ -377,7 +377,7 @@ def test_only_environments_that_started_anew_begin_an_episode():
     # Sixteen steps are two episodes and four steps, of which the replay of Aging does not know the first.
     before, after = run(), run()
     before.collect(0)
-    problems = after.collector.restore(*stored(before.collector.snapshot()))
+    problems, _ = after.collector.restore(*stored(before.collector.snapshot()))
     assert len(problems) == 1
     assert problems[0].startswith("environment 1:")
     rollout, episodes = after.collect(1)
@@ -394,7 +394,7 @@ def test_a_restored_vector_environment_begins_new_episodes():
 
     before, after = run(), run()
     before.collect(0)
-    assert len(after.collector.restore(*stored(before.collector.snapshot()))) == 1
+    assert len(after.collector.restore(*stored(before.collector.snapshot()))[0]) == 1
     rollout, episodes = after.collect(1)
     assert rollout.first[0].all()
     assert rollout.valid[0].all()

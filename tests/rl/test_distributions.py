@@ -591,7 +591,9 @@ def test_a_shared_log_std_means_the_same_as_one_repeated_for_each_state():
         repeated = kind(MEAN, np.tile(LOG_STD, (6, 1)))
         for name, value in quantities(shared, other, VECTORS).items():
             np.testing.assert_allclose(quantities(repeated, other, VECTORS)[name], value, rtol=1e-6, err_msg=name)
-        assert on_jax(shared).log_prob_tolerance() == on_jax(repeated).log_prob_tolerance()
+        # But what differs between states is an output of a network, and may be rounded.
+        tolerance = on_jax(shared).log_prob_tolerance()
+        assert tolerance < on_jax(repeated).log_prob_tolerance() < tolerance + 1e-4
 
 
 @pytest.mark.parametrize("name", ON_NUMPY)

@@ -12,7 +12,7 @@ from inchworm.algorithms.state import Algorithm, TrainState, zero
 from inchworm.models import observations
 from inchworm.numerics import running_stats
 from inchworm.numerics.devices import mesh_of, on, place
-from inchworm.numerics.tree import all_finite, flatten_time, select
+from inchworm.numerics.tree import all_finite, flatten_time, select, where_rows
 from inchworm.rl.returns import discounted_return
 from inchworm.rl.schedules import Schedule
 from inchworm.spaces import EnvSpec
@@ -109,7 +109,7 @@ def _fill_invalid_rows(rollout: Rollout) -> Rollout:
     example = jnp.argmax(valid.reshape(-1))
 
     def fill(leaf: Array) -> Array:
-        return jnp.where(valid.reshape(valid.shape + (1,) * (leaf.ndim - 2)), leaf, flatten_time(leaf)[example])
+        return where_rows(valid, leaf, flatten_time(leaf)[example])
 
     fields = ("obs", "next_obs", "action", "mask", "log_prob")
     filled = {name: jax.tree.map(fill, getattr(rollout, name)) for name in fields}

@@ -17,13 +17,13 @@ from inchworm.models.actor_critic import Model
 from inchworm.models.observations import Normalizers
 from inchworm.numerics.tree import broadcast_rows
 from inchworm.rl.diagnostics import explained_variance, standardize
-from inchworm.rl.distributions import Distribution
+from inchworm.rl.distributions import BFLOAT16, FLOAT32, Distribution
 from inchworm.rl.distributions.categorical import MASKED_LOGIT
 from inchworm.rl.returns import generalized_advantage, lambda_return, td_target
 from inchworm.types import AnyArray, ArrayTree, Batch, Metrics, Rollout
 
-ROUNDING = {"float32": 0.0, "bfloat16": 5e-2}
-"""What computing in a dtype adds to the tolerance of log-probabilities."""
+ROUNDING = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+"""Of networks that compute in a dtype."""
 
 
 class Opening(NamedTuple):
@@ -61,7 +61,7 @@ def opening_pass(model: Model, normalizers: Normalizers, rollout: Rollout, confi
     )
     metrics = {
         "policy/log_ratio_at_start": jnp.max(jnp.abs(drift)),
-        "policy/log_ratio_tolerance": jnp.float32(old.log_prob_tolerance()) + ROUNDING[config.compute_dtype],
+        "policy/log_ratio_tolerance": jnp.float32(old.log_prob_tolerance(ROUNDING[config.compute_dtype])),
     }
     if rollout.tail is None:
         metrics["value/explained_variance"] = explained_variance(value, returns, weight)

@@ -17,7 +17,7 @@ from inchworm.algorithms.optimizer import (
     make_direction,
     with_adapted_rates,
 )
-from inchworm.algorithms.settings import Now, Settings, check_numbers, check_scalars
+from inchworm.algorithms.settings import Continuation, Now, Settings, check_numbers, check_scalars
 from inchworm.algorithms.state import Algorithm, TrainState, initial_state
 from inchworm.checks import check_flag
 from inchworm.errors import ConfigError
@@ -96,8 +96,8 @@ class PolicyGradient(Settings):
         check_two_optimizers(self.shared_trunk, self.value_learning_rate)
 
     @property
-    def tail_gamma(self) -> float | None:
-        return None if self.baseline else cast(Schedule, self.gamma).start
+    def continuation(self) -> Continuation | None:
+        return None if self.baseline else Continuation(cast(Schedule, self.gamma).start, self.clip_reward)
 
 
 @dataclass(frozen=True, kw_only=True)

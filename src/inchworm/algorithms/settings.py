@@ -1,8 +1,10 @@
 """The settings that every algorithm shares."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args
 
 from jaxtyping import Array, Float
 
@@ -13,6 +15,13 @@ from inchworm.rl.schedules import Scalar, Schedule, check_scalar
 
 Now = dict[str, Float[Array, ""]]
 """Every setting that may be a schedule, by name, at one point of a run."""
+
+
+class Continuation(NamedTuple):
+    """How rewards after the horizon add up to returns."""
+
+    gamma: float
+    clip_reward: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +83,8 @@ class Settings(ModelSettings):
         return 1
 
     @property
-    def tail_gamma(self) -> float | None:
-        """The discount by which episodes go on past the horizon, where no value function stands for the rest."""
+    def continuation(self) -> Continuation | None:
+        """How returns go on past the horizon, where no value function stands for the rest."""
         return None
 
     @property
@@ -90,16 +99,12 @@ class Settings(ModelSettings):
 
 
 def check_scalars(settings: Any, **limits: dict[str, float]) -> None:
-    """Puts the named scalar settings into the form of schedules; None stays where it is the default.
+    """Puts the named scalar settings into the form of schedules; None stays where a setting may be None.
 
     Raises:
         ConfigError: one is no number or schedule, or leaves its limits.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    for name, bounds in limits.items():
-        value = getattr(settings, name)
-        if value is not None or defaults[name] is not None:
-            object.__setattr__(settings, name, check_scalar(name, value, **bounds))
+    _check_each(check_scalar, settings, limits)
 
 
 def check_numbers(settings: Any, **limits: dict[str, float]) -> None:
@@ -108,11 +113,15 @@ def check_numbers(settings: Any, **limits: dict[str, float]) -> None:
     Raises:
         ConfigError: one is no number, or leaves its limits.
     """
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(settings)}
+    _check_each(check_number, settings, limits)
+
+
+def _check_each(check: Callable[..., Any], settings: Any, limits: dict[str, dict[str, float]]) -> None:
+    optional = {field.name for field in dataclasses.fields(settings) if NoneType in get_args(field.type)}
     for name, bounds in limits.items():
         value = getattr(settings, name)
-        if value is not None or "None" not in kinds[name]:
-            object.__setattr__(settings, name, check_number(name, value, **bounds))
+        if value is not None or name not in optional:
+            object.__setattr__(settings, name, check(name, value, **bounds))
 
 
 def check_minibatch_size(minibatch_size: int, settings: Settings) -> None:

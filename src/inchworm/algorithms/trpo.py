@@ -22,7 +22,7 @@ from inchworm.algorithms.state import Algorithm, TrainState, initial_state, upda
 from inchworm.checks import check_flag, check_integer
 from inchworm.errors import ConfigError
 from inchworm.models import observations
-from inchworm.models.actor_critic import ActorCritic, Policy, make_model
+from inchworm.models.actor_critic import ActorCritic, PolicyNetwork, make_model
 from inchworm.models.network import CustomNetwork
 from inchworm.numerics.line_search import LineSearch, backtrack, inner
 from inchworm.numerics.shuffle import random_order
@@ -139,7 +139,7 @@ def make(
 
         rows = to_rows(batch._replace(old=old), recurrent)
 
-        def distribution_of(policy: Policy, rows: Batch) -> Distribution:
+        def distribution_of(policy: PolicyNetwork, rows: Batch) -> Distribution:
             carry = None if rows.carry is None else rows.carry[0]
             return policy.unroll(normalizers, rows.obs, rows.first, rows.mask, carry)[0]
 
@@ -202,8 +202,8 @@ def surrogate_and_kl(new: Distribution, batch: Batch) -> tuple[Float[Array, ""],
 
 
 def fisher_vector_product(
-    policy: Policy, distribution_of: Callable[[Policy], Distribution], weight: Float[AnyArray, "*batch"]
-) -> Callable[[Policy], Policy]:
+    policy: PolicyNetwork, distribution_of: Callable[[PolicyNetwork], Distribution], weight: Float[AnyArray, "*batch"]
+) -> Callable[[PolicyNetwork], PolicyNetwork]:
     """The function v -> F v, with F the Hessian of the mean KL(old‖new) in the policy's parameters, at new = old.
 
     F is never formed. With J the Jacobian of the distributions' statistics (logits, means, ...) in the parameters and
@@ -216,7 +216,7 @@ def fisher_vector_product(
     def mean_kl(new: Distribution) -> Float[Array, ""]:
         return weighted_mean(old.kl(new), weight)
 
-    def product(vector: Policy) -> Policy:
+    def product(vector: PolicyNetwork) -> PolicyNetwork:
         (tangent,) = jacobian_product((vector,))
         _, curved = jax.jvp(jax.grad(mean_kl), (old,), (tangent,))
         return transposed(curved)[0]
@@ -235,9 +235,9 @@ class TrustRegionStep(NamedTuple):
 
 
 def trust_region_step(
-    policy: Policy,
-    evaluate: Callable[[Policy], tuple[Float[Array, ""], Float[Array, ""]]],
-    fisher_product: Callable[[Policy], Policy],
+    policy: PolicyNetwork,
+    evaluate: Callable[[PolicyNetwork], tuple[Float[Array, ""], Float[Array, ""]]],
+    fisher_product: Callable[[PolicyNetwork], PolicyNetwork],
     max_kl: Float[Array, ""],
     config: TRPO,
 ) -> TrustRegionStep:
@@ -255,7 +255,7 @@ def trust_region_step(
     """
     before, gradient = jax.value_and_grad(lambda policy: evaluate(policy)[0])(policy)
 
-    def damped(vector: Policy) -> Policy:
+    def damped(vector: PolicyNetwork) -> PolicyNetwork:
         return jax.tree.map(lambda f, v: f + config.cg_damping * v, fisher_product(vector), vector)
 
     direction, _ = cg(damped, gradient, tol=CG_TOLERANCE, maxiter=config.cg_iters)
@@ -265,7 +265,7 @@ def trust_region_step(
     direction = select(usable, direction, jax.tree.map(jnp.zeros_like, direction))
     full_step = jax.tree.map(lambda d: length * d, direction)
 
-    def acceptable(candidate: Policy) -> Bool[Array, ""]:
+    def acceptable(candidate: PolicyNetwork) -> Bool[Array, ""]:
         if not config.line_search:
             return usable
         gain, kl = evaluate(candidate)

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from inchworm.algorithms.iteration import Iterate
+from inchworm.algorithms.settings import Continuation
 from inchworm.algorithms.state import TrainState, collection_key
 from inchworm.collect import tail as tails
 from inchworm.models.actor_critic import Model
@@ -76,13 +78,20 @@ class Rollouts(Protocol):
     acted_with: tuple[Model, ObsStats]
     """Of the last rollout."""
 
-    def collect(self, model: Model, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
-        """T steps of every environment under one policy with frozen statistics, going on where the last ended."""
+    def collect(
+        self, model: Model, obs_stats: ObsStats, key: PRNGKey, in_batch: bool = True
+    ) -> tuple[Rollout, Episodes]:
+        """T steps of every environment under one policy with frozen statistics, going on where the last ended.
+
+        As in `TracedRollout`, episodes that begin in a rollout that is not `in_batch` are never told.
+        """
         ...
 
     def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]: ...
 
-    def restore(self, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> list[str]: ...
+    def restore(self, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+        """As in `Collector`, and which environments (N,) start a new episode."""
+        ...
 
     def close(self) -> None: ...
 
@@ -92,31 +101,34 @@ class TurnCollector:
 
     capacity = 1
 
-    def __init__(self, rollouts: Rollouts, state: TrainState, iterate: Iterate, tail_gamma: float | None) -> None:
-        """Takes over environments; with `tail_gamma` episodes that the horizon cuts are continued, discounted by it."""
+    def __init__(
+        self, rollouts: Rollouts, state: TrainState, iterate: Iterate, continuation: Continuation | None
+    ) -> None:
+        """Takes over environments; with a `continuation` returns that the horizon cuts are continued to their end."""
         self._rollouts, self._state, self._updated = rollouts, state, state
-        self._iterate, self._tail_gamma = iterate, tail_gamma
+        self._iterate, self._continuation = iterate, continuation
 
     def advance(self, counts: Sequence[int]) -> list[list[Outcome]]:
         state = self._updated = self._state
         key = collection_key(state.key, state.iteration)
         rollout, episodes = self._rollouts.collect(state.model, state.obs_stats, key)
         more: dict[str, float] = {}
-        if self._tail_gamma is not None:
-            rollout, episodes, steps = self._finish_episodes(rollout, episodes, key, self._tail_gamma)
+        if self._continuation is not None:
+            rollout, episodes, steps = self._continue(rollout, episodes, key, self._continuation)
             more["collect/tail_steps"] = float(steps)
         self._state, metrics = self._iterate(state, rollout)
         return [[Outcome({name: float(value) for name, value in jax.device_get(metrics).items()} | more, episodes)]]
 
-    def _finish_episodes(
-        self, rollout: Rollout, episodes: Episodes, key: PRNGKey, gamma: float
+    def _continue(
+        self, rollout: Rollout, episodes: Episodes, key: PRNGKey, continuation: Continuation
     ) -> tuple[Rollout, Episodes, int]:
         horizon, num_envs = self._rollouts.shape
         state, after, steps = self._state, tails.start(rollout), 0
         while np.any(after.alive) and steps < tails.MAX_TAIL_STEPS:
             steps += horizon
-            further = self._rollouts.collect(state.model, state.obs_stats, jax.random.fold_in(key, steps))
-            after = tails.extend(after, *further, gamma)
+            key_there = jax.random.fold_in(key, steps)
+            further = self._rollouts.collect(state.model, state.obs_stats, key_there, in_batch=False)
+            after = tails.extend(after, *further, continuation)
         return *tails.attach(rollout, episodes, jax.device_get(after)), steps * num_envs
 
     def repeat(self, counts: Sequence[int]) -> None:
@@ -136,8 +148,10 @@ class TurnCollector:
     def restore(
         self, run: int, state: TrainState, arrays: dict[str, np.ndarray], document: dict[str, Any]
     ) -> list[str]:
-        self._state = state
-        return self._rollouts.restore(arrays, document)
+        problems, started_anew = self._rollouts.restore(arrays, document)
+        # What an episode that is lost has paid is no part of the return of the next one.
+        self._state = state._replace(discounted_return=jnp.where(started_anew, 0.0, state.discounted_return))
+        return problems
 
     def close(self) -> None:
         self._rollouts.close()

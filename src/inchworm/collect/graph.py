@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from inchworm.algorithms.iteration import Iterate
+from inchworm.algorithms.settings import Continuation
 from inchworm.algorithms.state import TrainState, collection_key
 from inchworm.collect import tail as tails
 from inchworm.collect.acting import prepare
@@ -34,21 +35,23 @@ class Learner(NamedTuple):
     standing: Standing
 
 
-def make_advance(rollout: TracedRollout, iterate: Iterate, shape: tuple[int, int], tail_gamma: float | None) -> Advance:
+def make_advance(
+    rollout: TracedRollout, iterate: Iterate, shape: tuple[int, int], continuation: Continuation | None
+) -> Advance:
     """An iteration of T steps of N environments as one function.
 
-    With `tail_gamma` episodes that the horizon cuts are continued to their end, discounted by it.
+    With a `continuation` returns that the horizon cuts are continued to their end.
     """
     horizon, num_envs = shape
 
-    def collect(state: TrainState, key: PRNGKey, now: Standing) -> Any:
+    def collect(state: TrainState, key: PRNGKey, now: Standing, in_batch: bool) -> Any:
         normalizers, noise = prepare(state.model, state.obs_stats, key, shape)
-        return rollout(state.model, normalizers, noise, now)
+        return rollout(state.model, normalizers, noise, now, in_batch)
 
     def advance(state: TrainState, now: Standing) -> tuple[TrainState, Standing, Metrics, Episodes]:
         key = collection_key(state.key, state.iteration)
-        collected, episodes, now = collect(state, key, now)
-        if tail_gamma is None:
+        collected, episodes, now = collect(state, key, now, True)
+        if continuation is None:
             new_state, metrics = iterate(state, collected)
             return new_state, now, metrics, episodes
 
@@ -59,8 +62,8 @@ def make_advance(rollout: TracedRollout, iterate: Iterate, shape: tuple[int, int
         def go_on(carry: tuple[Any, Standing, Any]) -> tuple[Any, Standing, Any]:
             tail, now, steps = carry
             steps += horizon
-            *more, now = collect(state, jax.random.fold_in(key, steps), now)
-            return tails.extend(tail, *more, tail_gamma), now, steps
+            *more, now = collect(state, jax.random.fold_in(key, steps), now, False)
+            return tails.extend(tail, *more, continuation), now, steps
 
         tail, now, steps = jax.lax.while_loop(unfinished, go_on, (tails.start(collected), now, jnp.array(0)))
         collected, episodes = tails.attach(collected, episodes, tail)
@@ -148,18 +151,22 @@ class GraphCollector:
         for run, seed in enumerate(seeds):
             keys = jax.device_put(_keys(seed, num_envs), self._devices[run % len(self._devices)])
             self._learners.append(programs.begin(*keys))
-        self._before = list(self._learners)
+        self._before, self._counts = list(self._learners), [0] * len(seeds)
         self._threads = ThreadPoolExecutor(len(self._devices))
 
     def advance(self, counts: Sequence[int]) -> list[list[Outcome]]:
-        self._before = list(self._learners)
+        self._before, self._counts = list(self._learners), list(counts)
         return [_outcomes(count, rows) for count, rows in zip(counts, self._call(counts), strict=True)]
 
     def repeat(self, counts: Sequence[int]) -> None:
-        self._learners = list(self._before)
-        self._call(counts)
+        others = [run for run, count in enumerate(counts) if count != self._counts[run]]
+        for run in others:
+            self._learners[run] = self._before[run]
+        self._call([count if run in others else 0 for run, count in enumerate(counts)])
+        self._counts = list(counts)
 
     def _call(self, counts: Sequence[int]) -> list[Any]:
+        """So many more iterations of each run, and the rows that they gave; None of a run that is left alone."""
         rows: list[Any] = [None] * len(counts)
 
         def advance_on(device: int) -> None:
@@ -182,14 +189,17 @@ class GraphCollector:
         return []
 
     def snapshot(self, run: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        return to_arrays(self._learners[run].standing), {"kind": "jax"}
+        return to_arrays(self._learners[run].standing), {"kind": "jax", "stacked": 1}
 
     def restore(
         self, run: int, state: TrainState, arrays: dict[str, np.ndarray], document: dict[str, Any]
     ) -> list[str]:
-        learner = Learner(state, _standing(self._learners[run].standing, arrays, document))
+        stacked = _stacked(document)
+        learner = Learner(state, from_arrays(self._learners[run].standing, arrays))
         self._learners[run] = jax.device_put(learner, self._devices[run % len(self._devices)])
-        return []
+        if stacked == 1:
+            return []
+        return [f"the run was computed together with others, {stacked} in all, which alone rounds differently"]
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -226,14 +236,13 @@ class StackedCollector:
         return []
 
     def snapshot(self, run: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        return to_arrays(_pick(self._learners, run).standing), {"kind": "jax"}
+        stacked = len(self._learners.state.iteration)
+        return to_arrays(_pick(self._learners, run).standing), {"kind": "jax", "stacked": stacked}
 
     def restore(
         self, run: int, state: TrainState, arrays: dict[str, np.ndarray], document: dict[str, Any]
     ) -> list[str]:
-        learner = Learner(state, _standing(_pick(self._learners, run).standing, arrays, document))
-        self._learners = jax.tree.map(lambda stack, leaf: stack.at[run].set(leaf), self._learners, learner)
-        return []
+        raise AssertionError("only a single run is taken up, and that is never stacked")
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -259,12 +268,16 @@ def _outcomes(count: int, rows: tuple[dict[str, np.ndarray], Episodes] | None) -
     ]
 
 
-def _standing(template: Standing, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> Standing:
-    if document.get("kind") != "jax":
+def _stacked(document: dict[str, Any]) -> int:
+    """How many runs were one stack when a snapshot of one of them was made."""
+    try:
+        if document["kind"] != "jax":
+            raise ValueError(document["kind"])
+        return int(document["stacked"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
-            "collector", document.get("kind"), "is not of a JAX environment", "Resume from another checkpoint."
-        )
-    return from_arrays(template, arrays)
+            "collector", repr(error), "is not of a JAX environment", "Resume from another checkpoint."
+        ) from error
 
 
 @jax.jit

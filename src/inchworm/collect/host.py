@@ -28,11 +28,14 @@ class HostRollouts:
         self._saved_carry: dict[str, np.ndarray] = {}
         self._episode_return = np.zeros(pool.num_envs)
         self._episode_length = np.zeros(pool.num_envs)
+        self._counted = np.ones(pool.num_envs, bool)
         start = StepBuffers.empty(pool.spec.observation_space, 0, pool.num_envs)
         self._obs = [leaf[0] for leaf in start.obs]
         self._started = False
 
-    def collect(self, model: Model, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
+    def collect(
+        self, model: Model, obs_stats: ObsStats, key: PRNGKey, in_batch: bool = True
+    ) -> tuple[Rollout, Episodes]:
         """T steps of every environment under one policy with frozen statistics."""
         self._start()
         self.acted_with = (model, obs_stats)
@@ -81,7 +84,7 @@ class HostRollouts:
             carry=carry,
             valid=buffers.valid,
         )
-        return rollout, self._account(rollout)
+        return rollout, self._account(rollout, in_batch)
 
     def _carry_of(self, model: Model) -> ArrayTree:
         """The recurrent state to go on from: that of the last rollout, of a snapshot, or of an episode's start."""
@@ -97,21 +100,24 @@ class HostRollouts:
             self.pool.reset(self._obs)
             self._started = True
 
-    def _account(self, rollout: Rollout) -> Episodes:
-        """Return and length of the episodes that ended, and what the running ones have so far."""
+    def _account(self, rollout: Rollout, in_batch: bool) -> Episodes:
+        """Return and length of the episodes that began in a batch and ended, and what the running ones have so far."""
         ended = (rollout.terminated | rollout.truncated) & rollout.valid
-        episode_return, episode_length = np.zeros(ended.shape), np.zeros(ended.shape)
+        told, episode_return, episode_length = ended.copy(), np.zeros(ended.shape), np.zeros(ended.shape)
         reward = np.where(rollout.valid, rollout.reward, 0.0).astype(np.float64)
         for i in range(ended.shape[1]):
             start = 0
             for t in np.flatnonzero(ended[:, i]):
+                told[t, i] = in_batch if self._episode_length[i] == 0 else self._counted[i]
                 episode_return[t, i] = self._episode_return[i] + reward[start : t + 1, i].sum()
                 episode_length[t, i] = self._episode_length[i] + rollout.valid[start : t + 1, i].sum()
                 self._episode_return[i] = self._episode_length[i] = 0.0
                 start = t + 1
+            if self._episode_length[i] == 0:
+                self._counted[i] = in_batch
             self._episode_return[i] += reward[start:, i].sum()
             self._episode_length[i] += rollout.valid[start:, i].sum()
-        return Episodes(ended, episode_return, episode_length)
+        return Episodes(told, np.where(told, episode_return, 0.0), np.where(told, episode_length, 0.0))
 
     def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Where the collector stands, as arrays by name and a JSON document."""
@@ -122,18 +128,19 @@ class HostRollouts:
             "first": self._first.copy(),
             "episode_return": self._episode_return.copy(),
             "episode_length": self._episode_length.copy(),
+            "counted": self._counted.copy(),
         }
         arrays |= {f"carry.{name}": array for name, array in to_arrays(self._carry).items()} or {
             f"carry.{name}": array for name, array in self._saved_carry.items()
         }
         return arrays, {"pool": pool.document}
 
-    def restore(self, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> list[str]:
+    def restore(self, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> tuple[list[str], np.ndarray]:
         """Takes up where a snapshot was made.
 
         Returns:
-            Nothing if the environments stand exactly where they stood, else what was lost; those environments
-            then start a new episode.
+            Nothing if the environments stand exactly where they stood, else what was lost; and which environments
+            (N,) then start a new episode.
 
         Raises:
             CheckpointError: the snapshot is not one of such a collector.
@@ -141,7 +148,7 @@ class HostRollouts:
         started_anew = np.zeros(self.pool.num_envs, bool)
         try:
             pool_arrays = {name[5:]: array for name, array in arrays.items() if name.startswith("pool.")}
-            own = [arrays[name] for name in ("first", "episode_return", "episode_length")]
+            own = [arrays[name] for name in ("first", "episode_return", "episode_length", "counted")]
             if any(array.shape != started_anew.shape for array in own):
                 raise ValueError("other number of environments")
             problems = self.pool.restore(PoolSnapshot(pool_arrays, document["pool"]), self._obs, started_anew)
@@ -151,9 +158,12 @@ class HostRollouts:
             ) from error
         self._started = True
         self._saved_carry = {name[6:]: array for name, array in arrays.items() if name.startswith("carry.")}
-        self._first = own[0].astype(bool) | started_anew
-        self._episode_return, self._episode_length = (np.where(started_anew, 0.0, array) for array in own[1:])
-        return problems
+        first, episode_return, episode_length, counted = own
+        self._first, self._counted = first.astype(bool) | started_anew, counted.astype(bool)
+        self._episode_return, self._episode_length = (
+            np.where(started_anew, 0.0, array) for array in (episode_return, episode_length)
+        )
+        return problems, started_anew
 
     def close(self) -> None:
         """Closes the environments."""

@@ -10,8 +10,8 @@ import numpy as np
 from inchworm import spaces
 from inchworm.collect.acting import prepare
 from inchworm.collect.rollout import Standing, at_start, make_rollout
+from inchworm.envs.pool import read_restarts
 from inchworm.envs.traced import StartedEnvs
-from inchworm.errors import CheckpointError
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.types import Episodes, PRNGKey, Rollout
@@ -38,31 +38,27 @@ class PoolRollouts:
         self._collect = jax.jit(collect)
         self._now: Standing | None = None
 
-    def collect(self, model: Model, obs_stats: ObsStats, key: PRNGKey) -> tuple[Rollout, Episodes]:
+    def collect(
+        self, model: Model, obs_stats: ObsStats, key: PRNGKey, in_batch: bool = True
+    ) -> tuple[Rollout, Episodes]:
         self.acted_with = (model, obs_stats)
         normalizers, noise = prepare(model, obs_stats, key, self.shape)
         if self._now is None:
             self._now = at_start(model, *self._envs.start)
         with self._envs.scope():
-            rollout, episodes, self._now = self._collect(model, normalizers, noise, self._now)
+            rollout, episodes, self._now = self._collect(model, normalizers, noise, self._now, in_batch)
         return rollout, jax.device_get(episodes)
 
     def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return {}, {"kind": "pool", "restarts": self._restarts}
 
-    def restore(self, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> list[str]:
-        try:
-            kind, restarts = document["kind"], int(document["restarts"])
-            if kind != "pool" or restarts < 0:
-                raise ValueError(f"{kind} restarted {restarts} times")
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(
-                "collector.json", repr(error), "does not describe these environments", "Resume from another checkpoint."
-            ) from error
+    def restore(self, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+        restarts = read_restarts(document, "pool")
         self._envs.close()
         self._restarts = restarts + 1
         self._begin()
-        return ["a pool's environments cannot be brought back: all of them start new episodes"]
+        lost = "a pool's environments cannot be brought back: all of them start new episodes"
+        return [lost], np.ones(self.shape[1], bool)
 
     def close(self) -> None:
         self._envs.close()

@@ -1,7 +1,6 @@
 """Rollouts inside compiled code."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,18 +25,36 @@ class Standing(NamedTuple):
     """The policy's memory of the running episodes."""
     episode_return: Float[Array, " N"]
     episode_length: Float[Array, " N"]
+    counted: Bool[Array, " N"]
+    """Where the running episode began in a batch."""
 
 
-TracedRollout = Callable[[Model, Normalizers, ArrayTree, Standing], tuple[Rollout, Episodes, Standing]]
-"""Steps N environments T times under one policy: from the model, how observations are scaled, and the noise of all
-actions (T, N, ...)."""
+class TracedRollout(Protocol):
+    """Steps N environments T times under one policy."""
+
+    def __call__(
+        self,
+        model: Model,
+        normalizers: Normalizers,
+        noise: ArrayTree,
+        start: Standing,
+        in_batch: Bool[Array, ""] | bool = True,
+    ) -> tuple[Rollout, Episodes, Standing]:
+        """With the noise of all actions (T, N, ...), from where the environments stand to where they stand then.
+
+        Steps past the horizon are not `in_batch`. Episodes that begin there belong to no batch, and are not told even
+        where they end in the next one: the longer an episode, the more often it would be one of them.
+        """
+        ...
 
 
 def at_start(model: Model, envs: ArrayTree, obs: ArrayTree) -> Standing:
     """Environments that were just reset."""
     num_envs = jax.tree.leaves(obs)[0].shape[0]
     zeros = jnp.zeros(num_envs, jnp.float32)
-    return Standing(envs, obs, jnp.ones(num_envs, bool), model.initial_carry(num_envs), zeros, zeros)
+    return Standing(
+        envs, obs, jnp.ones(num_envs, bool), model.initial_carry(num_envs), zeros, zeros, jnp.ones(num_envs, bool)
+    )
 
 
 def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
@@ -46,7 +63,11 @@ def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
     door = spaces.action_door(action_space, squash)
 
     def collect(
-        model: Model, normalizers: Normalizers, noise: ArrayTree, start: Standing
+        model: Model,
+        normalizers: Normalizers,
+        noise: ArrayTree,
+        start: Standing,
+        in_batch: Bool[Array, ""] | bool = True,
     ) -> tuple[Rollout, Episodes, Standing]:
         def one_step(now: Standing, draws: tuple[ArrayTree, ArrayTree]) -> tuple[Standing, tuple[Rollout, Episodes]]:
             noise, chance = draws
@@ -72,9 +93,9 @@ def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
                 carry=None,
                 valid=step.valid,
             )
-            ended = Episodes(
-                step.over, jnp.where(step.over, episode_return, 0.0), jnp.where(step.over, episode_length, 0.0)
-            )
+            counted = jnp.where(now.episode_length == 0, in_batch, now.counted)
+            told = step.over & counted
+            ended = Episodes(told, jnp.where(told, episode_return, 0.0), jnp.where(told, episode_length, 0.0))
             after = Standing(
                 envs=state,
                 obs=step.obs,
@@ -82,6 +103,7 @@ def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
                 carry=carry,
                 episode_return=jnp.where(step.over, 0.0, episode_return),
                 episode_length=jnp.where(step.over, 0.0, episode_length),
+                counted=counted,
             )
             return after, (row, ended)
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from inchworm import spaces
-from inchworm.errors import EnvironmentContractError
+from inchworm.errors import CheckpointError, EnvironmentContractError
 from inchworm.spaces import EnvSpec
 
 
@@ -108,6 +108,23 @@ def environment_seed(seed: int, env_index: int, restart: int) -> int:
     Hashed, because with seed + env_index environment 1 of seed 0 would be environment 0 of seed 1.
     """
     return int(np.random.SeedSequence([seed, env_index, restart]).generate_state(1)[0])
+
+
+def read_restarts(document: Any, kind: str) -> int:
+    """How often environments had been started anew, by the document of a pool that keeps no more of them.
+
+    Raises:
+        CheckpointError: it is not one of this kind.
+    """
+    try:
+        found, restarts = document["kind"], int(document["restarts"])
+        if found != kind or restarts < 0:
+            raise ValueError(f"{found} restarted {restarts} times")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            "collector.json", repr(error), "does not describe these environments", "Resume from another checkpoint."
+        ) from error
+    return restarts
 
 
 class ObservationReader:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from inchworm import spaces
 from inchworm.envs.jax_env import JaxEnv, masks_of, reset_key, step_keys
+from inchworm.numerics.tree import where_rows
 from inchworm.spaces import EnvSpec
 from inchworm.types import ArrayTree, PRNGKey
 
@@ -128,9 +129,13 @@ def stored(space: spaces.Space, obs: ArrayTree) -> ArrayTree:
 
 
 def _where(condition: Bool[Array, " N"], if_true: ArrayTree, if_false: ArrayTree) -> ArrayTree:
+    """Of each environment one of two states or observations, leaves (N, ...).
+
+    Leaves without an axis of environments stay as in the second: MuJoCo's states have such, which all environments
+    share and no step changes.
+    """
+
     def choose(a: Array, b: Array) -> Array:
-        if a.shape[:1] != condition.shape:
-            return b  # MuJoCo's states have leaves that all environments share
-        return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - 1)), a, b)
+        return where_rows(condition, a, b) if a.shape[:1] == condition.shape else b
 
     return jax.tree.map(choose, if_true, if_false)

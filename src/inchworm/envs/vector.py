@@ -24,10 +24,11 @@ from inchworm.envs.pool import (
     StepBuffers,
     environment_seed,
     raised_error,
+    read_restarts,
     unpack,
     write,
 )
-from inchworm.errors import CheckpointError, EnvironmentContractError
+from inchworm.errors import EnvironmentContractError
 from inchworm.spaces import EnvSpec
 
 SOURCE = "the vector environment"
@@ -124,16 +125,8 @@ class VectorPool:
         return PoolSnapshot({}, {"kind": "vector", "restarts": self._restarts})
 
     def restore(self, snapshot: PoolSnapshot, obs: list[np.ndarray], started_anew: np.ndarray) -> list[str]:
-        try:
-            kind, restarts = snapshot.document["kind"], int(snapshot.document["restarts"])
-            if kind != "vector" or restarts < 0:
-                raise ValueError(f"{kind} restarted {restarts} times")
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(
-                "collector.json", repr(error), "does not describe these environments", "Resume from another checkpoint."
-            ) from error
         # Its environments are out of reach, so that their episodes cannot be replayed.
-        self._restarts = restarts + 1
+        self._restarts = read_restarts(snapshot.document, "vector") + 1
         self.reset(obs)
         started_anew[:] = True
         return ["a vector environment cannot be brought back: all its environments start new episodes"]

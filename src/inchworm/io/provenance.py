@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("inchworm", "jax", "jaxlib", "numpy", "optax", "gymnasium", "mujoco", "safetensors")
+SIMULATORS = ("mujoco", "mujoco-mjx", "envpool", "ale-py", "gymnax", "brax", "playground")
+"""Packages that environments come from; no run needs all of them."""
+PACKAGES = ("inchworm", "jax", "jaxlib", "numpy", "optax", "gymnasium", "safetensors", *SIMULATORS)
 
 
 def provenance() -> dict[str, Any]:
@@ -36,19 +38,22 @@ def provenance() -> dict[str, Any]:
             "jaxlib": versions["jaxlib"],
             "numpy": versions["numpy"],
             "gymnasium": versions["gymnasium"],
-            "mujoco": versions.get("mujoco"),
             "threads": os.environ.get("NPROC"),
-        },
+        }
+        | {package: versions[package] for package in SIMULATORS if package in versions},
     }
 
 
 def differing_numerics(then: Any, now: dict[str, Any]) -> list[str]:
-    """What of the numerics has changed, a phrase each."""
+    """What of the numerics has changed, a phrase each.
+
+    A simulator counts only if it was installed then and is now: else the run was not, or cannot be, one of its.
+    """
     before = then.get("numerics", {}) if isinstance(then, dict) else {}
     return [
         f"{name} was {before.get(name)!r} and is {value!r}"
         for name, value in now["numerics"].items()
-        if before.get(name) != value
+        if before.get(name) != value and not (name in SIMULATORS and before.get(name) is None)
     ]
 
 

@@ -30,7 +30,7 @@ class Unrolled(NamedTuple):
 
 
 @pytree
-class Policy:
+class PolicyNetwork:
     """pi(. | s) by a network of its own."""
 
     network: Network
@@ -48,7 +48,7 @@ class Policy:
 class ActorCritic:
     """A policy and a value function that share no parameters."""
 
-    policy: Policy
+    policy: PolicyNetwork
     value: Network
     observation_space: spaces.Space = field(metadata={"static": True})
     action_space: spaces.Space = field(metadata={"static": True})
@@ -195,7 +195,7 @@ def make_model(
     if not settings.shared_trunk:
         network, _ = make_network(policy_key, *parts, head.num_outputs, 0.01)
         value, _ = make_network(value_key, *parts, 1, 1.0)
-        return ActorCritic(Policy(network, head), value, spec.observation_space, spec.action_space)
+        return ActorCritic(PolicyNetwork(network, head), value, spec.observation_space, spec.action_space)
     trunk_key, policy_key = jax.random.split(policy_key)
     trunk, width = make_network(trunk_key, *parts, None, 1.0)
     policy = orthogonal_mlp(policy_key, width, (), head.num_outputs, settings.activation, 0.01)

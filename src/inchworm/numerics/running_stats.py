@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from inchworm.numerics.tree import along_rows
 from inchworm.types import AnyArray
 
 
@@ -38,7 +39,7 @@ def empty(shape: tuple[int, ...]) -> RunningStats:
 def of_samples(samples: Float[AnyArray, "B *shape"], weight: Float[AnyArray, " B"]) -> RunningStats:
     """Statistics of a batch; samples of weight 0 count for nothing."""
     count = jnp.sum(weight)
-    weight = weight.reshape(weight.shape + (1,) * (samples.ndim - 1))
+    weight = along_rows(weight, samples)
     mean = jnp.sum(samples * weight, axis=0) / jnp.maximum(count, 1.0)
     return RunningStats(count, mean, jnp.sum(weight * (samples - mean) ** 2, axis=0))
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from inchworm.errors import CheckpointError
+from inchworm.types import AnyArray
 
 T = TypeVar("T")
 
@@ -106,6 +107,16 @@ def select(condition: Bool[Array, ""], if_true: Any, if_false: Any) -> Any:
 def flatten_time(tree: Any) -> Any:
     """Leaves (T, N, ...) to (T*N, ...)."""
     return jax.tree.map(lambda leaf: leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])), tree)
+
+
+def along_rows(values: AnyArray, leaf: AnyArray) -> AnyArray:
+    """Values (*rows) with as many axes as a leaf (*rows, ...), to be broadcast over the others."""
+    return values.reshape(values.shape + (1,) * (leaf.ndim - values.ndim))
+
+
+def where_rows(condition: Bool[AnyArray, "*rows"], if_true: AnyArray, if_false: AnyArray) -> Array:
+    """Row by row one of two arrays (*rows, ...), or of the first and one that is the same for all rows."""
+    return jnp.where(along_rows(condition, if_true), if_true, if_false)
 
 
 def broadcast_rows(tree: Any, shape: tuple[int, ...]) -> Any:

@@ -26,6 +26,7 @@ from inchworm.rl.distributions.categorical import Categorical
 from inchworm.rl.distributions.diagonal_gaussian import DiagonalGaussian
 from inchworm.rl.distributions.multi_categorical import MultiCategorical
 from inchworm.rl.distributions.product import Product
+from inchworm.rl.distributions.rounding import BFLOAT16, FLOAT32
 from inchworm.rl.distributions.tanh_gaussian import TanhGaussian
 from inchworm.types import AnyArray, ArrayTree, PRNGKey
 
@@ -58,12 +59,14 @@ class Distribution(Protocol):
         """KL(self‖other) in nats, with `other` of the same kind."""
         ...
 
-    def log_prob_tolerance(self) -> Any:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone."""
+    def log_prob_tolerance(self, rounding: float = FLOAT32) -> Any:
+        """How far two evaluations of `log_prob` may lie apart through the rounding of a network alone."""
         ...
 
 
 __all__ = [
+    "BFLOAT16",
+    "FLOAT32",
     "Bernoulli",
     "Beta",
     "Categorical",

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from inchworm.numerics.tree import pytree
 from inchworm.rl.distributions.categorical import MASKED_LOGIT, Categorical, kl_terms
+from inchworm.rl.distributions.rounding import FLOAT32
 from inchworm.types import AnyArray, PRNGKey
 
 
@@ -59,12 +60,12 @@ class Bernoulli:
         xp = self.logits.__array_namespace__()
         return xp.sum(kl_terms(self._log_probs(), other._log_probs()), axis=(-2, -1))
 
-    def log_prob_tolerance(self) -> Float[AnyArray, ""]:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
+    def log_prob_tolerance(self, rounding: float = FLOAT32) -> Float[AnyArray, ""]:
+        """How far two evaluations of `log_prob` may lie apart through the rounding of a network alone.
 
         A single choice's tolerance, times the number of bits.
         """
-        return self.logits.shape[-1] * Categorical(self.logits).log_prob_tolerance()
+        return self.logits.shape[-1] * Categorical(self.logits).log_prob_tolerance(rounding)
 
     def _log_probs(self) -> Float[AnyArray, "*batch two n"]:
         """log p of a zero and of a one, for every bit."""

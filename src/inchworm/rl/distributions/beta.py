@@ -6,6 +6,7 @@ from jax.scipy.special import betaln, digamma, gammaln
 from jaxtyping import Array, Float, UInt32
 
 from inchworm.numerics.tree import pytree
+from inchworm.rl.distributions.rounding import FLOAT32, output_error
 from inchworm.types import AnyArray, PRNGKey
 
 EDGE = 1e-6
@@ -75,14 +76,23 @@ class Beta:
         apart = _divergence(other.alpha, self.alpha) + _divergence(other.beta, self.beta)
         return jnp.sum(apart - _divergence(other.alpha + other.beta, self.alpha + self.beta), axis=-1)
 
-    def log_prob_tolerance(self) -> Float[Array, ""]:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
+    def log_prob_tolerance(self, rounding: float = FLOAT32) -> Float[Array, ""]:
+        """How far two evaluations of `log_prob` may lie apart through the rounding of a network alone.
 
-        Rounding is that of log Gamma, which grows with the parameters: 1e-4 + 4e-7 sum_i s_i log s_i for
-        s = alpha + beta, of the batch's largest.
+        With d = 2e-6 + rounding alpha the error of a parameter, which lies above the size of the output behind it, the
+        logarithm moves by d (log y - E[log y]), whose deviation is below x = d sqrt(1/alpha + 1/alpha^2), because
+        Var[log y] <= trigamma(alpha). Over all alpha_i and beta_i these make |x|, of the batch's largest, and five
+        deviations out 5 |x| + |x|^2 / 2. To this comes the rounding of log Gamma itself, which grows with the
+        parameters: 1e-4 + 4e-7 sum_i s_i log s_i for s = alpha + beta.
         """
         total = self.alpha + self.beta
-        return 1e-4 + 4e-7 * jnp.max(jnp.sum(total * jnp.log(total), axis=-1))
+        of_log_gamma = 1e-4 + 4e-7 * jnp.max(jnp.sum(total * jnp.log(total), axis=-1))
+
+        def squares(shape: Float[AnyArray, "*batch A"]) -> Float[Array, "*batch"]:
+            return jnp.sum(output_error(rounding, shape) ** 2 * (1.0 / shape + 1.0 / shape**2), axis=-1)
+
+        x = jnp.sqrt(jnp.max(squares(self.alpha) + squares(self.beta)))
+        return of_log_gamma + 5.0 * x + 0.5 * x**2
 
 
 def _divergence(new: Float[AnyArray, "*shape"], old: Float[AnyArray, "*shape"]) -> Float[Array, "*shape"]:

@@ -6,6 +6,7 @@ import jax
 from jaxtyping import Bool, Float, Int
 
 from inchworm.numerics.tree import pytree
+from inchworm.rl.distributions.rounding import FLOAT32, output_error
 from inchworm.types import AnyArray, PRNGKey
 
 MASKED_LOGIT = -1e9
@@ -62,14 +63,15 @@ class Categorical:
         log_p, log_q = self.log_probs(), other.log_probs()
         return self.logits.__array_namespace__().sum(kl_terms(log_p, log_q), axis=-1)
 
-    def log_prob_tolerance(self) -> Float[AnyArray, ""]:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
+    def log_prob_tolerance(self, rounding: float = FLOAT32) -> Float[AnyArray, ""]:
+        """How far two evaluations of `log_prob` may lie apart through the rounding of a network alone.
 
-        Rounding grows with the logits of what is allowed: 1e-4 + 1e-6 max_a |logit_a|.
+        With d = 2e-6 + rounding max |logit| the error of a logit of what is allowed, log p(a) moves by that of its own
+        logit less the mean of all of them, 2 d at most. To this comes 1e-4.
         """
         xp = self.logits.__array_namespace__()
         size = xp.abs(self.logits)
-        return 1e-4 + 1e-6 * xp.max(xp.where(size < -0.5 * MASKED_LOGIT, size, 0.0))
+        return 1e-4 + 2.0 * output_error(rounding, xp.max(xp.where(size < -0.5 * MASKED_LOGIT, size, 0.0)))
 
 
 def kl_terms(log_p: Float[AnyArray, "*#batch n"], log_q: Float[AnyArray, "*#batch n"]) -> Float[AnyArray, "*batch n"]:

@@ -6,6 +6,7 @@ import jax
 from jaxtyping import Float
 
 from inchworm.numerics.tree import pytree
+from inchworm.rl.distributions.rounding import FLOAT32, output_error
 from inchworm.types import AnyArray, PRNGKey
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -58,12 +59,21 @@ class DiagonalGaussian:
         # expm1 keeps the difference of near-equal variances exact where the KL is small.
         return xp.sum(0.5 * (xp.expm1(2.0 * log_scale) + shift**2) - log_scale, axis=-1)
 
-    def log_prob_tolerance(self) -> Float[AnyArray, ""]:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
+    def log_prob_tolerance(self, rounding: float = FLOAT32) -> Float[AnyArray, ""]:
+        """How far two evaluations of `log_prob` may lie apart through the rounding of a network alone.
 
-        An error of d = 2e-6 + 1e-6 max_i |mean_i| in the mean is x = d / min_i std_i deviations, which five deviations
-        out moves the logarithm by 5 x + x^2 / 2; to this comes 1e-4.
+        With d_i = 2e-6 + rounding max |mean_i| the error of a mean and x_i = d_i / min std_i, over the batch, the
+        logarithm moves by z . x + |x|^2 / 2, where z . x is normal with a deviation of |x|: five of them out that is
+        5 |x| + |x|^2 / 2. To this comes 1e-4. A log-std that is an output too, and not one for all states, has an error
+        of e = 2e-6 + rounding max |log_std|: x grows by a factor of exp(e), and where z_i is five the term
+        z_i^2 / 2 + log_std_i moves by 24 e, to first order.
         """
-        xp = self.log_std.__array_namespace__()
-        error = (2e-6 + 1e-6 * xp.max(xp.abs(self.mean))) * xp.exp(-xp.min(self.log_std))
-        return 1e-4 + 5.0 * error + 0.5 * error**2
+        xp = self.mean.__array_namespace__()
+        size = self.mean.shape[-1]
+        largest = xp.max(xp.abs(self.mean).reshape((-1, size)), axis=0)
+        narrowest = xp.min(self.log_std.reshape((-1, size)), axis=0)
+        of_log_std = 0.0
+        if self.log_std.ndim == self.mean.ndim:
+            of_log_std = output_error(rounding, xp.max(xp.abs(self.log_std)))
+        x = xp.linalg.norm(output_error(rounding, largest) * xp.exp(of_log_std - narrowest))
+        return 1e-4 + 5.0 * x + 0.5 * x**2 + 24.0 * of_log_std

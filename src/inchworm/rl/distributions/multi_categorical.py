@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from inchworm.numerics.tree import pytree
 from inchworm.rl.distributions.categorical import MASKED_LOGIT, Categorical
+from inchworm.rl.distributions.rounding import FLOAT32
 from inchworm.types import AnyArray, PRNGKey
 
 
@@ -57,12 +58,12 @@ class MultiCategorical:
         """KL(self‖other), summed over the choices, in nats."""
         return self._choices().kl(other._choices()).sum(axis=-1)
 
-    def log_prob_tolerance(self) -> Float[AnyArray, ""]:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone.
+    def log_prob_tolerance(self, rounding: float = FLOAT32) -> Float[AnyArray, ""]:
+        """How far two evaluations of `log_prob` may lie apart through the rounding of a network alone.
 
         A single choice's tolerance, times their number.
         """
-        return len(self.nvec) * Categorical(self.logits).log_prob_tolerance()
+        return len(self.nvec) * Categorical(self.logits).log_prob_tolerance(rounding)
 
     def _choices(self) -> Categorical:
         """The choices as one batch (*batch, K) of choices out of the largest n."""

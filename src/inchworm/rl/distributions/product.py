@@ -15,6 +15,7 @@ from inchworm.rl.distributions.beta import Beta
 from inchworm.rl.distributions.categorical import Categorical
 from inchworm.rl.distributions.diagonal_gaussian import DiagonalGaussian
 from inchworm.rl.distributions.multi_categorical import MultiCategorical
+from inchworm.rl.distributions.rounding import FLOAT32
 from inchworm.rl.distributions.tanh_gaussian import TanhGaussian
 from inchworm.types import AnyArray, ArrayTree, PRNGKey
 
@@ -60,6 +61,6 @@ class Product:
         parts: tuple[Any, ...] = other.parts  # each of the same kind as this one's
         return reduce(add, [part.kl(others) for part, others in zip(self.parts, parts, strict=True)])
 
-    def log_prob_tolerance(self) -> float | Float[AnyArray, ""]:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone: the parts' sum."""
-        return sum(part.log_prob_tolerance() for part in self.parts)
+    def log_prob_tolerance(self, rounding: float = FLOAT32) -> float | Float[AnyArray, ""]:
+        """As far as its parts' together."""
+        return sum(part.log_prob_tolerance(rounding) for part in self.parts)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from inchworm.numerics.tree import pytree
 from inchworm.rl.distributions.diagonal_gaussian import DiagonalGaussian
+from inchworm.rl.distributions.rounding import FLOAT32
 from inchworm.types import AnyArray, PRNGKey
 
 LOG_2 = math.log(2.0)
@@ -63,9 +64,9 @@ class TanhGaussian:
         """KL(self‖other) of y, in nats: that of u, since tanh is one-to-one."""
         return self._gaussian.kl(other._gaussian)
 
-    def log_prob_tolerance(self) -> Float[AnyArray, ""]:
-        """How far two float32 evaluations of `log_prob` may lie apart through rounding alone: that of u."""
-        return self._gaussian.log_prob_tolerance()
+    def log_prob_tolerance(self, rounding: float = FLOAT32) -> Float[AnyArray, ""]:
+        """As far as two evaluations of u's, because the term of tanh is a function of the action alone."""
+        return self._gaussian.log_prob_tolerance(rounding)
 
     @property
     def _gaussian(self) -> DiagonalGaussian:

@@ -1,0 +1,70 @@
+"""What becomes of a learner whose environments cannot be brought back."""
+
+import contextlib
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from inchworm.collect.collector import TurnCollector
+from inchworm.collect.host import HostRollouts
+from inchworm.collect.pool import PoolRollouts
+from inchworm.envs.pool import PoolSnapshot, read_restarts
+from inchworm.errors import CheckpointError
+from inchworm.spaces import Box, Discrete, EnvSpec
+
+
+class State(NamedTuple):
+    discounted_return: object
+
+
+class Pool:
+    """Three environments, of which a restore loses the second."""
+
+    spec = EnvSpec(Box((1,), "float32", -1.0, 1.0), Discrete(2))
+    num_envs = 3
+
+    def reset(self, obs):
+        pass
+
+    def snapshot(self):
+        return PoolSnapshot({}, {})
+
+    def restore(self, snapshot, obs, started_anew):
+        started_anew[1] = True
+        return ["environment 1: lost"]
+
+
+class Envs:
+    """Three environments of a pool that always starts anew."""
+
+    spec = Pool.spec
+    start = (jnp.zeros(3), jnp.zeros((3, 1)))
+    scope = contextlib.nullcontext
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "expected"),
+    [
+        (lambda: HostRollouts(Pool(), 4, "clip"), [1.0, 0.0, 3.0]),
+        (lambda: PoolRollouts(lambda restart: Envs(), (4, 3), "clip"), [0.0, 0.0, 0.0]),
+    ],
+    ids=["host", "pool"],
+)
+def test_what_a_lost_episode_paid_does_not_go_on_into_the_next_one(rollouts, expected):
+    state = State(jnp.float32([1.0, 2.0, 3.0]))
+    collector = TurnCollector(rollouts(), state, None, None)
+    problems = collector.restore(0, state, *collector.snapshot(0))
+    assert len(problems) == 1
+    np.testing.assert_array_equal(collector.state(0).discounted_return, expected)
+
+
+@pytest.mark.parametrize("document", [{}, None, {"kind": "pool"}, {"kind": "vector", "restarts": 0}])
+def test_a_document_of_other_environments_is_refused(document):
+    assert read_restarts({"kind": "pool", "restarts": 2}, "pool") == 2
+    with pytest.raises(CheckpointError):
+        read_restarts(document, "pool")
