@@ -21,6 +21,7 @@ from inchworm.collect.rollout import make_rollout
 from inchworm.envs.jax_env import first_key
 from inchworm.envs.source import env_source
 from inchworm.envs.traced import Copies
+from inchworm.planning import configure_jax
 
 SIZE: dict[str, Any] = {"num_envs": 8, "horizon": 16, "hidden_sizes": (8,)}
 PPO = iw.PPO(**SIZE, minibatch_size=32, num_epochs=2, learning_rate=1e-2, normalize_return=True)
@@ -68,7 +69,7 @@ def rows_on_each_device() -> dict[str, list[int]]:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 8)
+    configure_jax(devices=8)
     folder = Path(sys.argv[1])
     cases = [("ppo", "jax"), ("ppo-lstm", "jax"), ("trpo", "jax"), ("ppo", "gymnasium")]
     runs = {

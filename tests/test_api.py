@@ -14,7 +14,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import inchworm as iw
-from inchworm import runner
+from inchworm import build
 from inchworm.collect.host import HostRollouts
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError, InvariantError, RunFolderError
@@ -442,8 +442,8 @@ def test_the_number_of_cores_changes_no_bit(tmp_path):
 
 def test_compiled_functions_are_shared_by_runs_that_differ_in_seed(run):
     source = env_source("CartPole-v1")
-    parts = (SMALL, source.spec, STEPS, runner.OwnParts(), None)
-    assert runner._compiled(*parts) is runner._compiled(*parts)
+    parts = (SMALL, source.spec, STEPS, build.OwnParts(), None)
+    assert build._compiled(*parts) is build._compiled(*parts)
 
 
 def test_importing_the_package_computes_nothing_and_sets_nothing():

@@ -96,7 +96,6 @@ def train(
         settings=settings,
         threads=threads,
         devices=devices,
-        cpu_devices=devices,
         total_steps=total_steps,
         seed=seed,
         stop_return=stop_return,

@@ -14,6 +14,7 @@ from inchworm.checks import check_choice, check_hashable, check_integer
 from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
 from inchworm.envs.source import EnvSource, env_source
 from inchworm.errors import ConfigError
+from inchworm.workers import cores
 
 
 def plan(
@@ -27,7 +28,8 @@ def plan(
     settings: dict[str, Any],
     threads: int,
     total_steps: int | None,
-    cpu_devices: int = 1,
+    devices: int = 1,
+    runs: int = 1,
     **of_run: Any,
 ) -> tuple[RunConfig, EnvSource]:
     """What a run is to be, and where its environments come from, by what the user gave.
@@ -35,7 +37,7 @@ def plan(
     Raises:
         InchwormError: it cannot be.
     """
-    configure_jax(check_integer("threads", threads, 1), check_integer("devices", cpu_devices, 1))
+    configure_jax(check_integer("threads", threads, 1), check_integer("devices", devices, 1), runs)
     source = env_source(env, env_kwargs, backend)
     check_hashable("env", source.jax_env)
     chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]
@@ -61,19 +63,24 @@ def plan(
         algorithm=algorithm,
         total_steps=chosen.total_steps if total_steps is None else total_steps,
         threads=threads,
+        devices=devices,
         **of_run,
     )
     return config, source
 
 
-def configure_jax(threads: int = 1, cpu_devices: int = 1) -> None:
+def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:
     """Settings of JAX that small networks on a CPU need; they act only before its first computation.
 
     Dispatch in the calling thread, because handing each small call to another costs 30 to 70 us; a fixed number of
-    threads, because XLA's results depend on it; and a cache of compiled programs. With several CPU devices, runs of
-    JAX environments are spread over them.
+    threads, because XLA's results depend on it; and a cache of compiled programs. A CPU gets as many devices as a run
+    is divided between, or one a core for several runs side by side.
     """
     os.environ.setdefault("NPROC", str(threads))
+    if devices > 1:
+        # Simulated devices wait for each other in the threads of one pool, and for ever if it has too few.
+        os.environ["NPROC"] = str(max(int(os.environ["NPROC"]), 2 * devices))
+    cpu_devices = max(devices, min(len(cores()), runs))
     if cpu_devices > 1:
         with contextlib.suppress(RuntimeError):  # too late: one device has to do
             jax.config.update("jax_num_cpu_devices", cpu_devices)

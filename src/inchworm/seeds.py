@@ -27,7 +27,7 @@ from inchworm.planning import plan
 from inchworm.run import Run
 from inchworm.runner import Trainer, train_together
 from inchworm.train import Iteration, Observer
-from inchworm.workers import check_outside, cores, reference, run_workers
+from inchworm.workers import check_outside, reference, run_workers
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def train_seeds(
         backend=backend,
         settings=settings,
         threads=threads,
-        cpu_devices=min(len(cores()), len(seeds)),
+        runs=len(seeds),
         total_steps=total_steps,
         seed=seeds[0],
         stop_return=stop_return,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import inchworm as iw
-from inchworm import runner
+from inchworm import build
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.ppo import PPO
 from inchworm.build import make_algorithm
@@ -231,8 +231,8 @@ def test_a_run_that_stops_within_a_call_ends_where_it_would_have_one_by_one(tmp_
         return run.summary["parameters_sha256"], run.summary["iterations"], seen, run.summary["episodes"]
 
     at_once = train("at once")
-    monkeypatch.setattr(runner, "MAX_STEPS_PER_CALL", 1)
-    runner._compiled.cache_clear()
+    monkeypatch.setattr(build, "MAX_STEPS_PER_CALL", 1)
+    build._compiled.cache_clear()
     one_by_one = train("one by one")
     assert at_once == one_by_one
     assert (at_once[1], len(at_once[2])) == (11, 11)

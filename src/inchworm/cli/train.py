@@ -23,7 +23,6 @@ from inchworm.planning import configure_jax, preset_name
 from inchworm.rl.schedules import Scalar, Schedule
 from inchworm.run import Run
 from inchworm.seeds import RunGroup, train_seeds
-from inchworm.workers import cores
 
 
 def read_env_kwargs(text: str) -> dict[str, Any]:
@@ -153,7 +152,7 @@ def _score(value: float | None) -> str:
 def _parse(arguments: list[str]) -> Options:
     """One flat parser whose defaults are those of the algorithm and of the preset that fits the environment."""
     # Before an environment is made, because making one may compute with JAX.
-    configure_jax(_number_after("--threads", arguments), _cpu_devices(arguments))
+    configure_jax(_number_after("--threads", arguments), _number_after("--devices", arguments), _runs_in(arguments))
     algorithm = check_choice("--algorithm", _value_of("--algorithm", arguments) or "ppo", ALGORITHMS)
     named = _environment_of(arguments, ALGORITHMS[algorithm])
     preset = _value_of("--preset", arguments)
@@ -198,12 +197,10 @@ def _environment_of(arguments: list[str], settings: type) -> str | None:
     return None
 
 
-def _cpu_devices(arguments: list[str]) -> int:
-    """How many devices a CPU is to have: --devices, or for several seeds one a core."""
-    if "--seeds" not in arguments:
-        return _number_after("--devices", arguments)
-    words = arguments[arguments.index("--seeds") + 1 :]
-    return max(1, min(len(cores()), len(list(takewhile(str.isdigit, words)))))
+def _runs_in(arguments: list[str]) -> int:
+    """How many seeds follow --seeds; 1 if it is not given."""
+    words = arguments[arguments.index("--seeds") + 1 :] if "--seeds" in arguments else []
+    return max(1, len(list(takewhile(str.isdigit, words))))
 
 
 def _number_after(option: str, arguments: list[str]) -> int:
