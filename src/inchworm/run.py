@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inchworm.checks import check_integer
-from inchworm.collect.evaluate import Evaluation, evaluate
+from inchworm.collect.evaluate import Evaluation, evaluate, evaluate_at_once
 from inchworm.config import RunConfig
 from inchworm.envs.gymnasium import EnvFactory
 from inchworm.envs.source import EnvSource, env_source, is_object
@@ -37,8 +37,12 @@ class Run:
         """
         check_integer("episodes", episodes, 1)
         seed = self.config.seed if seed is None else check_integer("seed", seed, 0, 2**32 - 1)
-        factory = factory_of(self.environments(env))
-        return evaluate(self.policy, factory, episodes=episodes, deterministic=deterministic, seed=seed)
+        source = self.environments(env)
+        if source.jax_env is not None:
+            return evaluate_at_once(
+                self.policy, source.jax_env, episodes=episodes, deterministic=deterministic, seed=seed
+            )
+        return evaluate(self.policy, factory_of(source), episodes=episodes, deterministic=deterministic, seed=seed)
 
     def environments(self, env: Any = None) -> EnvSource:
         """Where environments like the run's come from: what is given, or what it was trained in."""

@@ -2,18 +2,31 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from inchworm import spaces
+from inchworm.collect.acting import prepare
+from inchworm.collect.rollout import Standing, at_start, make_rollout
+from inchworm.envs.jax_env import JaxEnv, first_key
 from inchworm.envs.masks import read_mask
 from inchworm.envs.pool import environment_seed
+from inchworm.envs.traced import Copies
+from inchworm.models.actor_critic import Model
+from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
+from inchworm.types import Episodes, PRNGKey
 
 EVALUATION_STREAM = 2**31
 """Seeds of evaluation environments come from this index on, so that none is a training environment's."""
+CALL_STEPS = 125
+"""Of a compiled call, after which episodes that have ended are looked for."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,7 @@ class Evaluation:
     lengths: list[int]
     deterministic: bool
     unfinished: int
-    """1 if the last episode was cut at `max_episode_steps` because the environment did not end it, else 0."""
+    """How many episodes were cut at `max_episode_steps` because the environment did not end them."""
 
     @property
     def mean(self) -> float:
@@ -75,6 +88,50 @@ def evaluate(
     finally:
         env.close()
     return Evaluation(returns, lengths, deterministic, unfinished)
+
+
+def evaluate_at_once(
+    policy: Policy,
+    env: JaxEnv,
+    *,
+    episodes: int = 20,
+    deterministic: bool = True,
+    seed: int = 0,
+    max_episode_steps: int = 100_000,
+) -> Evaluation:
+    """Runs whole episodes of a JAX environment side by side, in compiled calls; for the rest as `evaluate`."""
+    start, advance = _programs(env, policy.settings.squash, deterministic, episodes)
+    seeds = [environment_seed(seed, EVALUATION_STREAM + episode, 0) for episode in range(episodes)]
+    now = start(policy.model, jnp.stack([first_key(one) for one in seeds]))
+    key = first_key(environment_seed(seed, EVALUATION_STREAM + episodes, 0))
+    returns, lengths, running, steps = np.zeros(episodes), np.zeros(episodes), np.ones(episodes, bool), 0
+    while running.any() and steps < max_episode_steps:
+        told, now = advance(policy.model, policy.obs_stats, jax.random.fold_in(key, steps), now)
+        ended, episode_return, episode_length = (np.asarray(leaf) for leaf in told)
+        for episode in np.flatnonzero(running & ended.any(axis=0)):
+            first = ended[:, episode].argmax()
+            returns[episode], lengths[episode] = episode_return[first, episode], episode_length[first, episode]
+            running[episode] = False
+        steps += CALL_STEPS
+    returns[running], lengths[running] = np.asarray(now.episode_return)[running], steps
+    return Evaluation(returns.tolist(), lengths.astype(int).tolist(), deterministic, int(running.sum()))
+
+
+@lru_cache(maxsize=32)
+def _programs(env: JaxEnv, squash: spaces.Squash, deterministic: bool, num_envs: int) -> tuple[Any, Any]:
+    envs = Copies(env)
+    rollout = make_rollout(envs, squash, deterministic)
+
+    @jax.jit
+    def start(model: Model, keys: PRNGKey) -> Standing:
+        return at_start(model, *envs.start(keys))
+
+    @jax.jit
+    def advance(model: Model, obs_stats: ObsStats, key: PRNGKey, now: Standing) -> tuple[Episodes, Standing]:
+        normalizers, noise = prepare(model, obs_stats, key, (CALL_STEPS, num_envs))
+        return rollout(model, normalizers, noise, now)[1:]
+
+    return start, advance
 
 
 def play(policy: Policy, env: gymnasium.Env, start: tuple[Any, dict[str, Any]], deterministic: bool) -> Iterator[float]:

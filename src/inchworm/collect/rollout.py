@@ -57,8 +57,8 @@ def at_start(model: Model, envs: ArrayTree, obs: ArrayTree) -> Standing:
     )
 
 
-def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
-    """The function that collects a rollout from environments."""
+def make_rollout(envs: TracedEnvs, squash: spaces.Squash, deterministic: bool = False) -> TracedRollout:
+    """The function that collects a rollout from environments, with sampled actions or the distributions' modes."""
     action_space = envs.spec.action_space
     door = spaces.action_door(action_space, squash)
 
@@ -73,7 +73,7 @@ def make_rollout(envs: TracedEnvs, squash: spaces.Squash) -> TracedRollout:
             noise, chance = draws
             mask = envs.mask(now.envs)
             distribution, carry = model.act(normalizers, now.obs, now.first, mask, now.carry)
-            action = distribution.sample_from(noise)
+            action = distribution.mode() if deterministic else distribution.sample_from(noise)
             sent = spaces.unflatten(action_space, door(spaces.flatten(action_space, action)))
             state, step = envs.step(now.envs, sent, chance)
             reward = jnp.where(step.valid, step.reward, jnp.float32(0.0))
