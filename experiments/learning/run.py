@@ -85,7 +85,7 @@ TASKS = {
         3,
         10.0,
         False,
-        "random play about 0.5",
+        "random play 0.43",
         "Breakout-MinAtar",
         ("--backend", "gymnax"),
         package="gymnax",
