@@ -45,7 +45,6 @@ class RunConfig:
     """How many of the newest checkpoints stay, beside the best."""
     threads: int = 1
     """Threads of XLA's CPU backend; more than one pays only for wide networks, and changes results in the last bits."""
-
     devices: int = 1
     """Accelerators that share the environments and every minibatch."""
 
@@ -68,11 +67,9 @@ class RunConfig:
                 f"is less than one iteration of num_envs * horizon = {self.algorithm.steps_per_iteration} steps",
                 "Raise it, or lower horizon or num_envs.",
             )
-
         rows = {"num_envs": self.algorithm.num_envs}
         if isinstance(self.algorithm, PPO | TRPO):
-            size = self.algorithm.minibatch_size
-            rows["minibatch_size"] = size if self.algorithm.recurrent == "none" else size // self.algorithm.horizon
+            rows["minibatch_size"] = self.algorithm.minibatch_size // self.algorithm.steps_per_row
         for name, count in rows.items():
             if count % self.devices:
                 raise ConfigError(

@@ -29,6 +29,9 @@ from inchworm.runner import Trainer, train_together
 from inchworm.train import Iteration, Observer
 from inchworm.workers import check_outside, reference, run_workers
 
+Watch = Callable[[int, float, float | None], None]
+"""Is told how far a run is: its index, its steps, and its mean return, None before there is one."""
+
 
 @dataclass(frozen=True)
 class RunGroup:
@@ -111,7 +114,7 @@ def train_seeds(
         keep_checkpoints=keep_checkpoints,
     )
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    line = GroupProgress(len(seeds), config.total_steps) if progress else None
+    watch = _watcher(GroupProgress(len(seeds), config.total_steps) if progress else None)
 
     def new_folder(ending: str, name: str | None) -> RunFolder:
         return create_run_folder(Path(out), config.env, config.algorithm_name, ending, name)
@@ -125,7 +128,7 @@ def train_seeds(
             group = new_folder("seeds", name and f"{name}-seeds")
             folders = [new_folder("", name) for name in names_in(group)]
             trainers = [
-                Trainer(one, source, collector, index, evaluation_episodes, _observer(line, index), False)
+                Trainer(one, source, collector, index, evaluation_episodes, _observer(watch, index), False)
                 for index, one in enumerate(configs)
             ]
             results = train_together(trainers, collector, folders)
@@ -140,7 +143,7 @@ def train_seeds(
         calls = [
             whole | {"config": one.to_json(), "name": name} for one, name in zip(configs, names_in(group), strict=True)
         ]
-        answers = run_workers("inchworm.seed_process", calls, _watcher(line))
+        answers = run_workers("inchworm.seed_process", calls, watch)
         results = [
             _named(answer, group.path.with_name(call["name"]))
             if isinstance(answer, InchwormError)
@@ -160,17 +163,14 @@ def train_seeds(
     return together
 
 
-def _observer(line: GroupProgress | None, index: int) -> Observer | None:
-    if line is None:
-        return None
-
+def _observer(watch: Watch, index: int) -> Observer:
     def tell(report: Iteration) -> None:
-        line.tell(index, report.env_steps, report.metrics.get("episode/return_100", math.nan))
+        watch(index, report.env_steps, report.metrics.get("episode/return_100"))
 
     return tell
 
 
-def _watcher(line: GroupProgress | None) -> Callable[[int, float, float | None], None]:
+def _watcher(line: GroupProgress | None) -> Watch:
     def watch(index: int, steps: float, score: float | None) -> None:
         if line is not None:
             line.tell(index, steps, math.nan if score is None else score)

@@ -78,6 +78,11 @@ class Settings(ModelSettings):
         return self.num_envs * self.horizon
 
     @property
+    def steps_per_row(self) -> int:
+        """Transitions in a row of a minibatch: one, or with memory an environment's whole trajectory."""
+        return 1 if self.recurrent == "none" else self.horizon
+
+    @property
     def gradient_steps_per_iteration(self) -> int:
         """How often an iteration moves the policy's parameters."""
         return 1
@@ -130,7 +135,7 @@ def check_minibatch_size(minibatch_size: int, settings: Settings) -> None:
     A minibatch of a policy with memory holds whole environments.
     """
     batch_size = settings.steps_per_iteration
-    row = 1 if settings.recurrent == "none" else settings.horizon
+    row = settings.steps_per_row
     if batch_size % minibatch_size == 0 and minibatch_size % row == 0:
         return
     sizes = [size for size in range(max(row, 2), batch_size + 1) if batch_size % size == 0 and size % row == 0]
