@@ -41,6 +41,9 @@ format: $(READY) ## put the code into its form
 bench: $(READY)  ## training speed beside other libraries, and start-up time, into benchmarks/results/ and the README
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,envpool]"
 	$(RUN)/python benchmarks/compare.py --work all
+	$(RUN)/python benchmarks/throughput.py
+	$(RUN)/python benchmarks/seeds.py
+	$(RUN)/python benchmarks/growth.py
 	$(RUN)/python benchmarks/startup.py
 	$(RUN)/python benchmarks/readme.py
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -30,13 +29,13 @@ from statistics import median
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from peers.protocol import WORKS, Measurement, Target, Work  # noqa: E402  (the path is set just above)
+from measuring import RESULTS, commit, console, machine, verdict, write_result  # noqa: E402  (the path is set just above)
+from peers.protocol import WORKS, Measurement, Target, Work  # noqa: E402
 
 GROUPS = {
     "sb3": "torch",
@@ -55,8 +54,6 @@ GROUPS = {
 """By peer, the file of peers/requirements with what it needs. All other sides are Inchworm."""
 EQUAL_FIELDS = ("env_steps", "gradient_steps", "parameter_count", "parameter_shapes", "device")
 PROCESS_LIMIT_SECONDS = 1800
-
-console = Console()
 
 
 class UnequalWorkError(RuntimeError):
@@ -85,7 +82,7 @@ class Options:
     """Iterations in the timed part, instead of the work's own number. A trial: short runs are noisy. The result of a
     trial goes to <work>-trial.json."""
 
-    results: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: benchmarks/results)")] = HERE / "results"
+    results: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: benchmarks/results)")] = RESULTS
     """Folder of the JSON files."""
 
     python: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: this script's own)")] = Path(sys.executable)
@@ -114,6 +111,10 @@ class Options:
     def trial(self) -> bool:
         """Whether the result is none that counts."""
         return bool(self.sides) or self.timed_iterations is not None
+
+    def file(self, work: Work) -> Path:
+        """Where its result goes; that of a trial replaces none that counts."""
+        return self.results / f"{work.name}{'-trial' if self.trial else ''}.json"
 
     def command(self, work: Work) -> str:
         """The command that repeats this measurement, without the paths of this machine."""
@@ -193,7 +194,7 @@ def main(options: Options) -> None:
         comparisons = [Comparison.over(rounds, pair) for pair in work.targets]
         console.print(side_table(work, rounds))
         console.print(pair_table(comparisons))
-        write_result(work, options, rounds, comparisons, source)
+        write_result(options.file(work), document(work, options, rounds, comparisons, source))
 
 
 def install_group(python: Path, group: str) -> Path:
@@ -304,21 +305,21 @@ def pair_table(comparisons: list[Comparison]) -> Table:
                     f"{median(ratios):.2f}",
                     f"{min(ratios):.2f}",
                     " ".join(f"{ratio:.2f}" for ratio in ratios),
-                    verdict(*comparison.promises[name]) if name in comparison.promises else "",
+                    held_against(*comparison.promises[name]) if name in comparison.promises else "",
                 )
     return result
 
 
-def verdict(promise: float, ratios: list[float]) -> str:
-    """Whether the median over the rounds is what Inchworm promises."""
-    return f"{promise:g}, {'met' if median(ratios) >= promise else 'missed'}"
+def held_against(promise: float, ratios: list[float]) -> str:
+    """What Inchworm promises of the median over the rounds, and whether it is that."""
+    return f"{promise:g}, {verdict(median(ratios) >= promise)}"
 
 
-def write_result(
+def document(
     work: Work, options: Options, rounds: list[Round], comparisons: list[Comparison], source: dict[str, Any]
-) -> None:
-    """Write everything that was measured, and with what, to ``<results>/<work>.json``; a trial replaces no result."""
-    result = {
+) -> dict[str, Any]:
+    """Everything that was measured, and with what."""
+    return {
         "title": work.title,
         "command": options.command(work),
         **source,
@@ -328,31 +329,6 @@ def write_result(
         "pairs": [comparison.to_json() for comparison in comparisons],
         "rounds": [asdict(played) for played in rounds],
     }
-    options.results.mkdir(parents=True, exist_ok=True)
-    file = options.results / f"{work.name}{'-trial' if options.trial else ''}.json"
-    file.write_text(json.dumps(result, indent=2) + "\n")
-    console.print(f"Written: {file}")
-
-
-def commit() -> dict[str, Any]:
-    """Commit of the repository, and whether the measured sources differ from it."""
-
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", "--no-optional-locks", *words], cwd=HERE, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changes = git("status", "--porcelain", "--", "../src", "compare.py", "peers")
-    return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": changes != ""}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on; no names or paths."""
-    cpu = platform.processor()
-    information = Path("/proc/cpuinfo")  # Linux, where platform knows only the architecture
-    if information.exists():
-        lines = information.read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "architecture": platform.machine()}
 
 
 if __name__ == "__main__":

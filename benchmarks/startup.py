@@ -10,7 +10,6 @@ benchmarks/results/startup.json.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -22,9 +21,8 @@ from statistics import median
 
 import tyro
 
-from compare import commit, machine
+from measuring import RESULTS, commit, console, machine, verdict, write_result
 
-RESULT = Path(__file__).resolve().parent / "results" / "startup.json"
 LIMITS = {"cold": 14.0, "warm": 6.0}
 """Seconds that Inchworm promises."""
 
@@ -63,7 +61,9 @@ def main(env_id: str = "HalfCheetah-v5", rounds: int = 7) -> None:
             cache = Path(scratch) / f"cache{index}"
             for kind, times in seconds.items():
                 times.append(first_iteration_seconds(env_id, Path(scratch), cache, f"{kind}{index}"))
-            print(f"round {index + 1}: " + ", ".join(f"{kind} {times[-1]:.1f} s" for kind, times in seconds.items()))
+            console.print(
+                f"round {index + 1}: " + ", ".join(f"{kind} {times[-1]:.1f} s" for kind, times in seconds.items())
+            )
     result = {
         "command": f"python benchmarks/startup.py --env-id {env_id} --rounds {rounds}",
         **source,
@@ -73,10 +73,10 @@ def main(env_id: str = "HalfCheetah-v5", rounds: int = 7) -> None:
         "maximum_seconds": {kind: max(times) for kind, times in seconds.items()},
         "seconds": seconds,
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(RESULTS / "startup.json", result)
     for kind, times in seconds.items():
-        met = "met" if median(times) <= LIMITS[kind] else "missed"
-        print(f"{kind}: median {median(times):.1f} s, slowest {max(times):.1f} s; {LIMITS[kind]:g} s are {met}")
+        met = verdict(median(times) <= LIMITS[kind])
+        console.print(f"{kind}: median {median(times):.1f} s, slowest {max(times):.1f} s; {LIMITS[kind]:g} s are {met}")
 
 
 if __name__ == "__main__":

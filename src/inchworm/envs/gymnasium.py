@@ -242,8 +242,8 @@ class GymnasiumPool:
         obs = [leaf[t + 1] for leaf in buffers.obs]
         rewards = buffers.reward[t]
         ended = []
-        for index in range(self.num_envs):
-            leaves, rewards[index], terminated, truncated = self._step_env(index, self._pick(actions, index))
+        for index, (action, record) in enumerate(self._rows(actions)):
+            leaves, rewards[index], terminated, truncated = self._step_env(index, action, record)
             write(next_obs, index, leaves)
             if terminated or truncated:
                 buffers.terminated[t, index] = terminated
@@ -324,9 +324,8 @@ class GymnasiumPool:
                 records = np.frombuffer(bytes(log.actions), self._record)
                 if len(records) != log.length:
                     raise ValueError(f"{len(records)} actions of {log.length}")
-                actions = [records[name].copy() for name in self._record.names or ()]
-                for step in range(log.length):
-                    leaves, *_ = self._step_env(index, self._pick(actions, step))
+                for action, record in self._rows([records[name].copy() for name in self._record.names or ()]):
+                    leaves, *_ = self._step_env(index, action, record)
                 if lived.checksum != log.checksum:
                     return "replaying its actions gave other observations or rewards (hidden randomness or state)"
         except EnvironmentContractError as error:
@@ -346,15 +345,27 @@ class GymnasiumPool:
             _set_generator(self._envs[index], start["generator"])
         return self._reset(index)
 
-    def _pick(self, actions: list[np.ndarray], row: int) -> list[np.ndarray]:
-        """The leaves of one action: numbers for Discrete, else arrays, also where their shape is ()."""
-        parts = zip(self._is_number, actions, strict=True)
-        return [leaf[row] if is_number else leaf[row, ...] for is_number, leaf in parts]
+    def _rows(self, actions: list[np.ndarray]) -> list[tuple[Any, bytes]]:
+        """Of leaves (rows, ...) the action in each row, numbers for Discrete and arrays else, and its record in a log.
 
-    def _step_env(self, index: int, parts: list[np.ndarray]) -> tuple[list[np.ndarray], float, bool, bool]:
+        The records are made before any action is sent, because environments may write into theirs.
+        """
+        rows = range(len(actions[0]))
+        columns = [
+            list(leaf) if is_number else [leaf[row, ...] for row in rows]
+            for is_number, leaf in zip(self._is_number, actions, strict=True)
+        ]
+        # All at once, because the bytes of a single number take NumPy as long as those of an array.
+        encoded = [(leaf.tobytes(), leaf.nbytes // len(rows)) for leaf in actions if len(rows)]
+        records = [[raw[row * size : (row + 1) * size] for row in rows] for raw, size in encoded]
+        if not self._composite:
+            return list(zip(columns[0], *records, strict=True))
+        composites = (spaces.unflatten(self.spec.action_space, list(parts)) for parts in zip(*columns, strict=True))
+        return list(zip(composites, map(b"".join, zip(*records, strict=True)), strict=True))
+
+    def _step_env(self, index: int, action: Any, record: bytes) -> tuple[list[np.ndarray], float, bool, bool]:
         """One step, checked and logged."""
-        sent, source = b"".join([part.tobytes() for part in parts]), self._names[index]
-        action = spaces.unflatten(self.spec.action_space, parts) if self._composite else parts[0]
+        source = self._names[index]
         try:
             answer = self._steps[index](action)
         except Exception as error:
@@ -374,7 +385,7 @@ class GymnasiumPool:
             self._read_mask(index, info)
         log = self._logs[index][-1]
         if log.complete:
-            log.actions += sent
+            log.actions += record
             log.length += 1
             log.checksum = _checksum(log.checksum, self._answered(index, leaves), _PACK(reward, terminated, truncated))
             if log.length > MAX_REPLAY_STEPS:
@@ -433,7 +444,8 @@ _PACK = struct.Struct("d??").pack
 
 def _checksum(checksum: int, leaves: list[np.ndarray], rest: bytes) -> int:
     for leaf in leaves:
-        checksum = zlib.crc32(leaf.data if leaf.flags.c_contiguous else leaf.tobytes(), checksum)
+        data: Any = leaf if leaf.flags.c_contiguous else leaf.tobytes()
+        checksum = zlib.crc32(data, checksum)
     return zlib.crc32(rest, checksum)
 
 
