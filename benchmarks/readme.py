@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,8 +50,8 @@ def figures(results: Path = RESULTS) -> str:
     measured = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     rows = [row for name, result in measured.items() for row in rows_of(name, result)]
     table = "\n".join([HEAD, *(f"| {' | '.join(row)} |" for row in rows)])
-    startup = json.loads((results / "startup.json").read_text())
-    return "\n\n".join([table, rounds_and_versions(measured), startup_line(startup)])
+    others = {name: json.loads(file.read_text()) for name in OTHERS if (file := results / f"{name}.json").exists()}
+    return "\n\n".join([table, rounds_and_versions(measured), *(OTHERS[name](one) for name, one in others.items())])
 
 
 def rows_of(name: str, result: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -102,9 +103,58 @@ def startup_line(startup: dict[str, Any]) -> str:
     )
 
 
+def throughput_lines(result: dict[str, Any]) -> str:
+    """Where the time goes, as a table, and how far that is from the floor."""
+    medians = result["median"]
+    title = result["title"].partition(":")[0]
+    rows = [
+        f"| {name} | {side['env']:.0f} | {side['act']:.0f} | {side['update']:.0f} | {side['other']:.0f} | "
+        f"{side['total']:.0f} | {side['times_the_floor']:.2f} |"
+        for name, side in (("on EnvPool", medians["envpool"]), ("on Gymnasium", medians["gymnasium"]))
+    ]
+    least = medians["floor"]
+    head = (
+        f"Where the time of [{title}](benchmarks/results/throughput.json) goes, in milliseconds an iteration. The "
+        f"floor is {least['total']:.0f} ms, measured in the same rounds: {least['env']:.0f} for EnvPool's environments "
+        f"alone on all cores, {least['arithmetic']:.0f} for a bare loop of as many multiplications in one thread."
+    )
+    table = ["| | env | act | update | other | all | times the floor |", "| --- | --: | --: | --: | --: | --: | --: |"]
+    return "\n\n".join([wrapped(head), "\n".join([*table, *rows])])
+
+
+def seeds_line(result: dict[str, Any]) -> str:
+    """How much faster several seeds are than one."""
+    ratios = {name: work["median_ratio"] for name, work in result["works"].items()}
+    return wrapped(
+        f"{result['seeds']} seeds at once, all their steps per second beside those of one run: "
+        f"{ratios['jax-cartpole']:.2f} times for CartPole in JAX, {ratios['halfcheetah-processes']:.2f} times for "
+        f"HalfCheetah-v5 in processes beside one run on one core ([each round](benchmarks/results/seeds.json))."
+    )
+
+
+def growth_line(result: dict[str, Any]) -> str:
+    """How cost grows."""
+    sizes = [int(size) for size in result["updates"]]
+    memory = result["bytes_for_each_further_step"]
+    return wrapped(
+        f"From {min(sizes):,} to {max(sizes):,} steps in a rollout the time of an update stays within "
+        f"{result['farthest_from_linear']:.0%} of linear; memory grows by {min(memory) / 1000:.1f} to "
+        f"{max(memory) / 1000:.1f} kB a step ([figures](benchmarks/results/growth.json))."
+    )
+
+
 def wrapped(text: str) -> str:
     """A paragraph in the lines of the README."""
     return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)
+
+
+OTHERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "throughput": throughput_lines,
+    "seeds": seeds_line,
+    "growth": growth_line,
+    "startup": startup_line,
+}
+"""By result, what the README says of it."""
 
 
 def main() -> None:
