@@ -3,17 +3,22 @@
 import contextlib
 import dataclasses
 import os
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from inchworm import spaces
 from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts
 from inchworm.checks import check_choice, check_hashable, check_integer
 from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
 from inchworm.envs.source import EnvSource, env_source
 from inchworm.errors import ConfigError
+from inchworm.models.observations import is_image
+from inchworm.spaces import EnvSpec
 from inchworm.workers import cores
 
 
@@ -34,14 +39,19 @@ def plan(
 ) -> tuple[RunConfig, EnvSource]:
     """What a run is to be, and where its environments come from, by what the user gave.
 
+    What the user asked for in vain is refused or warned of, see `ModelSettings.unread`.
+
     Raises:
         InchwormError: it cannot be.
     """
-    configure_jax(check_integer("threads", threads, 1), check_integer("devices", devices, 1), runs)
+    threads, devices = check_integer("threads", threads, 1), check_integer("devices", devices, 1)
+    _warn_of_other_threads(threads, devices)
+    configure_jax(threads, devices, runs)
     source = env_source(env, env_kwargs, backend)
     check_hashable("env", source.jax_env)
-    chosen = PRESETS[check_choice("preset", preset, PRESETS)] if preset else PRESETS[preset_name(source)]
-    if isinstance(algorithm, Settings) and (settings or preset):
+    chosen = PRESETS[preset_name(source) if preset is None else check_choice("preset", preset, PRESETS)]
+    named = None if isinstance(algorithm, Settings) else settings.keys()
+    if isinstance(algorithm, Settings) and (settings or preset is not None):
         raise ConfigError(
             "algorithm",
             repr(algorithm),
@@ -49,11 +59,16 @@ def plan(
             "Give either settings inside it, or settings and a preset without it.",
         )
     if not isinstance(algorithm, Settings):
-        defaults = chosen.settings(check_choice("algorithm", algorithm or "ppo", ALGORITHMS))
+        algorithm = check_choice("algorithm", "ppo" if algorithm is None else algorithm, ALGORITHMS)
+        if preset is not None and chosen.algorithms and algorithm not in chosen.algorithms:
+            text = f"The preset {preset} has no settings for {algorithm}, which starts from its own defaults."
+            warnings.warn(text, stacklevel=3)
+        defaults = chosen.settings(algorithm)
         if source.num_envs is not None:
             settings = {"num_envs": source.num_envs} | settings
         check_known("settings", settings, type(defaults))
         algorithm = dataclasses.replace(defaults, **settings)
+    _check_effect(algorithm, named, source.spec, own)
     config = RunConfig(
         env=source.name,
         env_kwargs=source.kwargs if source.by_id else {},
@@ -67,6 +82,48 @@ def plan(
         **of_run,
     )
     return config, source
+
+
+def _check_effect(algorithm: Settings, named: Collection[str] | None, spec: EnvSpec, own: OwnParts) -> None:
+    """Refuses settings that the user named in vain; where settings were given whole, `named` is None, it only warns.
+
+    What the spaces or code of the user's own leave unread is only warned of too: elsewhere the same may be read.
+
+    Raises:
+        ConfigError: the settings leave one that was named unread.
+    """
+    defaults = type(algorithm)()
+    for unread, refused in ((algorithm.unread(), named is not None), (_unread_here(spec, own), False)):
+        for name, needs in unread.items():
+            value = getattr(algorithm, name, None)
+            if value == getattr(defaults, name, None) or (named is not None and name not in named):
+                continue
+            problem = f"has no effect without {needs}"
+            if refused:
+                raise ConfigError(name, str(value), problem, f"Leave it out, or take {needs}.")
+            warnings.warn(f"{name} = {value} {problem}.", stacklevel=4)
+
+
+def _unread_here(spec: EnvSpec, own: OwnParts) -> dict[str, str]:
+    """Settings that nothing reads in an environment of these spaces, with these parts, and what each would need."""
+    unread = {}
+    if own.network is not None:
+        unread["image_network"] = "the library's own networks for images, which network replaces"
+    elif not any(map(is_image, spaces.leaves(spec.observation_space))):
+        unread["image_network"] = "an image in the observation"
+    if own.optimizer is not None:
+        unread |= dict.fromkeys(("adam_epsilon", "max_grad_norm"), "the library's own Adam, which optimizer replaces")
+    if not any(isinstance(leaf, spaces.Box) for leaf in spaces.leaves(spec.action_space)):
+        unread |= dict.fromkeys(("log_std", "action_distribution"), "a Box among the actions")
+    return unread
+
+
+def _warn_of_other_threads(threads: int, devices: int) -> None:
+    """Warns where XLA has been told another number of threads than is asked for."""
+    found = os.environ.get("NPROC")
+    if threads > 1 and found not in (None, str(threads), str(max(threads, 2 * devices))):
+        text = f"threads = {threads} has no effect: NPROC = {found} is in the environment, and is what XLA goes by."
+        warnings.warn(text, stacklevel=4)
 
 
 def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:

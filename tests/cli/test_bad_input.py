@@ -339,3 +339,18 @@ def test_a_run_whose_settings_were_edited_is_not_taken_up(capsys, run_copy, name
     document["settings"][name] = value
     path.write_text(json.dumps(document))
     assert f"error: settings.{name} = " in error_of(capsys, "resume", run_copy, "--total-steps", "640")
+
+
+def test_an_option_that_the_others_leave_unread_is_refused_also_in_its_other_spellings(capsys):
+    for option in (["--clip-range", "0.1"], ["--clip_range=0.1"]):
+        told = error_of(capsys, "train", "CartPole-v1", "--surrogate", "kl", *option, *QUIET)
+        assert "error: clip_range = 0.1: has no effect without surrogate = clip or log_clip" in told
+    told = error_of(capsys, "train", "CartPole-v1", "--algorithm", "npg", "--line-search", *QUIET)
+    assert "error: line_search = True" in told
+
+
+def test_a_preset_without_settings_for_the_algorithm_is_told_on_the_command_line(capsys, tmp_path):
+    small = ["--num-envs", "1", "--horizon", "16", "--minibatch-size", "16", "--total-steps", "16", "--out", tmp_path]
+    words = ["train", "CartPole-v1", "--preset", "atari", "--algorithm", "trpo", *small, *QUIET]
+    assert main([str(word) for word in words]) == 0
+    assert "warning: The preset atari has no settings for trpo" in capsys.readouterr().err

@@ -99,6 +99,12 @@ class PolicyGradient(Settings):
     def continuation(self) -> Continuation | None:
         return None if self.baseline else Continuation(cast(Schedule, self.gamma).start, self.clip_reward)
 
+    def unread(self) -> dict[str, str]:
+        unread = super().unread()
+        if not self.baseline:
+            unread |= dict.fromkeys(("value_target", "vf_coef", "value_learning_rate"), "baseline = True")
+        return unread
+
 
 @dataclass(frozen=True, kw_only=True)
 class A2C(PolicyGradient):

@@ -140,6 +140,16 @@ class PPO(Settings):
         auto = "penalty" if self.surrogate == "kl" else "stop"
         return self.target_kl is not None and control == (auto if self.kl_control == "auto" else self.kl_control)
 
+    def unread(self) -> dict[str, str]:
+        unread = super().unread()
+        if self.surrogate in ("kl", "none"):
+            unread |= dict.fromkeys(("clip_range", "clip_range_high"), "surrogate = clip or log_clip")
+        if self.surrogate != "kl":
+            unread["kl_coef"] = "surrogate = kl"
+        if self.num_epochs == 1:
+            unread["recompute_advantages"] = "num_epochs above 1"
+        return unread
+
 
 def make(
     config: PPO,

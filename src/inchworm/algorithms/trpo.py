@@ -100,6 +100,12 @@ class TRPO(Settings):
                 "Take separate networks with TRPO, or PPO with a shared trunk.",
             )
 
+    def unread(self) -> dict[str, str]:
+        unread = super().unread()
+        if not self.line_search:
+            unread |= dict.fromkeys(("max_backtracks", "shrink"), "the line search of TRPO")
+        return unread
+
 
 @dataclass(frozen=True, kw_only=True)
 class NPG(TRPO):
@@ -107,6 +113,13 @@ class NPG(TRPO):
     full step is taken whatever comes of it."""
 
     line_search: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.line_search:
+            raise ConfigError(
+                "line_search", True, "would make TRPO of the natural policy gradient", "Leave it out, or take TRPO."
+            )
 
 
 def make(

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
+from inchworm.algorithms.settings import Settings
 from inchworm.api import train
 from inchworm.checks import check_choice
 from inchworm.config import ALGORITHMS, PRESETS
@@ -86,13 +87,11 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
-    given: dict[str, Any] = {
-        "env": options.env,
-        "algorithm": options.settings,  # type: ignore[attr-defined]
-        "env_kwargs": read_env_kwargs(options.env_kwargs),
-    }
-    passed_on = "backend total_steps out name stop_return max_seconds checkpoint_seconds keep_checkpoints threads"
-    given |= {name: getattr(options, name) for name in [*passed_on.split(), "evaluation_episodes", "progress"]}
+    given: dict[str, Any] = {"env": options.env, "env_kwargs": read_env_kwargs(options.env_kwargs)}
+    given |= _settings_in(arguments, options.settings)  # type: ignore[attr-defined]
+    passed_on = "algorithm preset backend total_steps out name stop_return max_seconds checkpoint_seconds "
+    passed_on += "keep_checkpoints threads evaluation_episodes progress"
+    given |= {name: getattr(options, name) for name in passed_on.split()}
     if options.seeds is None:
         report(train(**given, seed=options.seed or 0, devices=options.devices), options.video)
         return 0
@@ -153,7 +152,8 @@ def _parse(arguments: list[str]) -> Options:
     """One flat parser whose defaults are those of the algorithm and of the preset that fits the environment."""
     # Before an environment is made, because making one may compute with JAX.
     configure_jax(_number_after("--threads", arguments), _number_after("--devices", arguments), _runs_in(arguments))
-    algorithm = check_choice("--algorithm", _value_of("--algorithm", arguments) or "ppo", ALGORITHMS)
+    algorithm = _value_of("--algorithm", arguments)
+    algorithm = check_choice("--algorithm", "ppo" if algorithm is None else algorithm, ALGORITHMS)
     named = _environment_of(arguments, ALGORITHMS[algorithm])
     preset = _value_of("--preset", arguments)
     if preset is not None:
@@ -180,6 +180,12 @@ def _parse(arguments: list[str]) -> Options:
                 total_steps=chosen.total_steps,
             ),
         )
+
+
+def _settings_in(arguments: list[str], settings: Settings) -> dict[str, Any]:
+    """Those of the settings that options name."""
+    options = {word.removeprefix("--").partition("=")[0].replace("-", "_") for word in arguments if word[:2] == "--"}
+    return {name: value for name, value in vars(settings).items() if {name, f"no_{name}"} & options}
 
 
 def _environment_of(arguments: list[str], settings: type) -> str | None:

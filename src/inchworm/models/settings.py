@@ -64,6 +64,20 @@ class ModelSettings:
         squashes: dict[str, Squash] = {"gaussian": "clip", "tanh_gaussian": "tanh", "beta": "unit"}
         return squashes[self.action_distribution]
 
+    def unread(self) -> dict[str, str]:
+        """Settings that nothing reads because of the others' values, by name, and what each would need.
+
+        A value that is not the class's default is then refused by `inchworm.planning` if the user named the setting,
+        and warned of in settings given whole; one that a preset brings along is passed over. It is no error to make
+        such settings, so that `dataclasses.replace` can change one of several that go together.
+        """
+        unread = {}
+        if self.recurrent == "none":
+            unread["recurrent_size"] = "recurrent = gru or lstm"
+        if not self.hidden_sizes:
+            unread["activation"] = "a hidden layer"
+        return unread
+
 
 def to_json(settings: Any, kind: type) -> dict[str, Any]:
     """Those settings that `kind` declares, as JSON; schedules in their text form."""
