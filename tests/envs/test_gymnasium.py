@@ -413,6 +413,57 @@ def test_an_observation_that_does_not_fit_its_dict_is_refused(observation):
         play(GymnasiumPool(Parts, 1, 0), 3)
 
 
+OUTSIDE = {
+    "byte too large": (gym_spaces.Box(0, 255, (2,), np.uint8), [0, 300], r"300: .* number 1, .*\[0, 255\] of its Box"),
+    "byte below zero": (gym_spaces.Box(0, 255, (2,), np.uint8), np.int8([-1, 0]), "-1: .* number 0"),
+    "signed byte": (gym_spaces.Box(-9, 9, (2,), np.int8), np.uint8([0, 128]), r"128: .*\[-128, 127\]"),
+    "truth": (gym_spaces.Box(0, 1, (2,), np.bool_), [0, 2], r"2: .*\[0, 1\]"),
+    "choice": (gym_spaces.Discrete(3), 3, r"3: .*\[0, 2\] of its Discrete"),
+    "choice below its start": (gym_spaces.Discrete(3, start=1), np.int64(0), r"0: .*\[1, 3\]"),
+    "choices": (gym_spaces.MultiDiscrete([[2], [3]], start=[[0], [5]]), [[1], [8]], r"8: .* number 1, .*\[5, 7\]"),
+    "bit": (gym_spaces.MultiBinary(2), np.int8([0, -1]), r"-1: .*\[0, 1\] of its MultiBinary"),
+}
+
+
+def showing(space, found):
+    """A Toy of an observation space that always observes the same."""
+
+    class Showing(Toy):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = space
+
+        def observation(self):
+            return found
+
+    return Showing
+
+
+@pytest.mark.parametrize(("space", "found", "message"), OUTSIDE.values(), ids=OUTSIDE.keys())
+def test_what_would_be_kept_as_another_observation_is_refused(space, found, message):
+    nested = gym_spaces.Dict(inner=space)
+    for factory in (showing(space, np.asarray(found)), showing(nested, {"inner": found})):
+        with pytest.raises(EnvironmentContractError, match=f"^observation = {message}") as error:
+            play(GymnasiumPool(factory, 1, 0), 1)
+        assert "environment 0" in error.value.problem
+
+
+@pytest.mark.parametrize(
+    ("space", "found"),
+    [
+        (gym_spaces.Box(0, 255, (2,), np.uint8), np.array([0, 255])),
+        (gym_spaces.Box(0, 1, (2,), np.uint8), np.array([True, False])),
+        (gym_spaces.Box(0, 1, (2,), np.float32), np.array([-7, 2**40])),
+        (gym_spaces.Discrete(3, start=-1), -1),
+        (gym_spaces.MultiDiscrete([2, 3]), np.array([1, 2])),
+        (gym_spaces.MultiBinary(2), np.array([False, True])),
+    ],
+    ids=str,
+)
+def test_what_can_be_kept_is_kept_in_whatever_dtype_it_comes(space, found):
+    np.testing.assert_array_equal(play(GymnasiumPool(showing(space, found), 1, 0), 1).next_obs[0][0, 0], found)
+
+
 def json_copy(snapshot):
     return PoolSnapshot(
         {name: array.copy() for name, array in snapshot.arrays.items()}, json.loads(json.dumps(snapshot.document))

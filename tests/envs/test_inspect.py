@@ -389,14 +389,19 @@ def test_a_mask_drawn_from_elsewhere_is_told_as_such():
 @pytest.mark.parametrize(
     ("space", "value", "text"),
     [
-        (MultiDiscrete([2, 3], start=[1, 0]), [0, 0], "is 0 in number 0, outside [1, 2]"),
-        (MultiDiscrete([2, 3]), [0, 3], "is 3 in number 1, outside [0, 2]"),
-        (MultiBinary(2), [0, 2], "is 2 in number 1, outside [0, 1]"),
+        (MultiDiscrete([2, 3], start=[1, 0]), [0, 0], "0 is what the environment returned in number 0, outside [1, 2]"),
+        (MultiDiscrete([2, 3]), [0, 3], "3 is what the environment returned in number 1, outside [0, 2]"),
+        (MultiBinary(2), [0, 2], "2 is what the environment returned in number 1, outside [0, 1]"),
     ],
 )
 def test_a_choice_outside_its_space_is_a_problem(space, value, text):
     faulty = environment(observation_space=space, observe=lambda self: np.array(value, space.dtype))
     find(inspect(faulty).problems, "observation", text)
+
+
+def test_a_number_that_its_byte_cannot_hold_is_a_problem():
+    faulty = environment(observation_space=Box(0, 255, (2,), np.uint8), observe=lambda self: np.array([300, -1]))
+    find(inspect(faulty).problems, "observation", "300 is what the environment returned in number 0, outside [0, 255]")
 
 
 def test_a_vector_environment_is_refused():

@@ -408,6 +408,12 @@ def test_a_missing_final_observation_is_refused(change):
         play(VectorPool(env, 5))
 
 
+def test_a_choice_outside_its_space_is_refused():
+    env = Changed(SyncVectorEnv([lambda: gymnasium.make("FrozenLake-v1")] * NUM_ENVS), lambda o, *rest: (o + 16, *rest))
+    with pytest.raises(EnvironmentContractError, match=r"^observation = \d+: .*vector environment.*outside \[0, 15\]"):
+        play(VectorPool(env, 5))
+
+
 WRONG = {
     "observation of another shape": (lambda o, r, d, c, i: (o[:, :1], r, d, c, i), r"float32\[3, 1\]"),
     "observation without the axis of environments": (lambda o, r, d, c, i: (o[0], r, d, c, i), r"float32\[4\]"),

@@ -130,15 +130,19 @@ def read_restarts(document: Any, kind: str) -> int:
 class ObservationReader:
     """Takes observations apart into leaves and holds each to its space, because assignment would not.
 
-    A wrong shape would be broadcast, a fraction cut off, an imaginary part dropped, all without a word.
+    A wrong shape would be broadcast, a fraction cut off, an imaginary part dropped, 300 kept as the byte 44 without a
+    word, and a choice outside its space become zeros. Numbers of a Box need not be within its bounds, only be kept.
     """
 
     def __init__(self, space: spaces.Space, batch: tuple[int, ...] = ()) -> None:
         """Reads observations of a space, with `batch` as their leading axes."""
         self._space = space
         self._single = not isinstance(space, spaces.Dict | spaces.Tuple)
-        self._shapes = [(*batch, *spaces.leaf_shape(leaf)) for leaf in spaces.leaves(space)]
-        self._kinds = ["biuf" if spaces.storage_dtype(leaf).kind == "f" else "biu" for leaf in spaces.leaves(space)]
+        self._leaves = spaces.leaves(space)
+        self._shapes = [(*batch, *spaces.leaf_shape(leaf)) for leaf in self._leaves]
+        self._kinds = ["biuf" if spaces.storage_dtype(leaf).kind == "f" else "biu" for leaf in self._leaves]
+        self._safe = [_safe_dtypes(leaf) for leaf in self._leaves]
+        self._limits = [_limits(leaf) for leaf in self._leaves]
 
     def __call__(self, observation: Any, source: str) -> list[np.ndarray]:
         """The leaves of an observation.
@@ -151,7 +155,7 @@ class ObservationReader:
             self._single
             and type(observation) is np.ndarray
             and observation.shape == self._shapes[0]
-            and observation.dtype.kind in self._kinds[0]
+            and observation.dtype.char in self._safe[0]
         ):
             return [observation]
         try:
@@ -163,7 +167,7 @@ class ObservationReader:
                 f"is what {source} returned, and does not fit its space ({type(error).__name__}: {error})",
                 "Make the observation fit observation_space.",
             ) from error
-        for leaf, shape, kinds in zip(leaves, self._shapes, self._kinds, strict=True):
+        for index, (leaf, shape, kinds) in enumerate(zip(leaves, self._shapes, self._kinds, strict=True)):
             if leaf.shape != shape or leaf.dtype.kind not in kinds:
                 raise EnvironmentContractError(
                     "observation",
@@ -172,7 +176,51 @@ class ObservationReader:
                     f"{'numbers' if 'f' in kinds else 'whole numbers'} of shape {shape}",
                     "Make the observation fit observation_space.",
                 )
+            if leaf.dtype.char not in self._safe[index]:
+                self._check_range(index, leaf, source)
         return leaves
+
+    def _check_range(self, index: int, values: np.ndarray, source: str) -> None:
+        low, high = self._limits[index]
+        outside = (values < low) | (values > high)
+        if np.count_nonzero(outside):
+            number = int(outside.argmax())
+            at_low, at_high = (np.broadcast_to(bound, values.shape).flat[number] for bound in (low, high))
+            leaf = self._leaves[index]
+            what = f"Box of {leaf.dtype}" if isinstance(leaf, spaces.Box) else type(leaf).__name__
+            raise EnvironmentContractError(
+                "observation",
+                str(values.flat[number]),
+                f"is what {source} returned in number {number}, outside [{at_low}, {at_high}] of its {what}",
+                "Mend the numbers, or observation_space.",
+            )
+
+
+def _safe_dtypes(leaf: spaces.Leaf) -> str:
+    """The character codes of those dtypes no number of which is lost or outside: none has to be looked at."""
+    match leaf:
+        case spaces.Box():
+            stored = spaces.storage_dtype(leaf)
+            codes = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
+            return "".join(code for code in codes if stored.kind == "f" or np.can_cast(code, stored))
+        case spaces.MultiBinary():
+            return "?"
+        case _:
+            return ""
+
+
+def _limits(leaf: spaces.Leaf) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest choice, or the numbers that a Box of bytes can keep."""
+    match leaf:
+        case spaces.Discrete(n, start):
+            return np.array(start), np.array(start + n - 1)
+        case spaces.MultiDiscrete(nvec, shape, start):
+            low = np.reshape(start, shape)
+            return low, low + np.reshape(nvec, shape) - 1
+        case spaces.Box(dtype="uint8" | "int8" as dtype):
+            return np.array(np.iinfo(dtype).min, int), np.array(np.iinfo(dtype).max, int)
+        case _:
+            return np.array(0), np.array(1)
 
 
 def write(row: list[np.ndarray], index: Any, leaves: list[np.ndarray]) -> None:

@@ -17,7 +17,7 @@ from inchworm.envs.gymnasium import RESET_PARTS, STEP_PARTS
 from inchworm.envs.masks import MaskRows, find_mask, gives_by_method
 from inchworm.envs.pool import ObservationReader, first_line, unpack
 from inchworm.errors import EnvironmentContractError, InchwormError
-from inchworm.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
+from inchworm.spaces import Box, Discrete, EnvSpec
 
 MAX_FEATURES = 100_000
 """Statistics are kept of this many numbers of each part of an observation."""
@@ -173,7 +173,7 @@ class Trial:
             values = []
         for index, value in enumerate(values):
             leaf, flat = self.leaves[index], value.ravel()
-            if self._is_usable(leaf, flat) and isinstance(leaf, Box):
+            if isinstance(leaf, Box) and self._is_usable(leaf, flat):
                 flat = flat[:MAX_FEATURES].astype(np.float64)
                 self.squares[index] += flat**2
                 self.smallest[index] = np.minimum(self.smallest[index], flat)
@@ -181,35 +181,20 @@ class Trial:
         self._last = values, checksum(values)
         return self._last[1]
 
-    def _is_usable(self, leaf: spaces.Leaf, flat: np.ndarray) -> bool:
-        """Whether training can use the numbers of a leaf; also notes where they are not what its space says."""
-        if not isinstance(leaf, Box):
-            # Nothing stands for a choice outside: the network would see zeros.
-            (low, high), note = _range(leaf), self._notes.problem
-        else:
-            low, high, note = leaf.low, leaf.high, self._notes.warn
-            if flat.dtype != leaf.dtype:
-                text = f"is {flat.dtype} where its space says {leaf.dtype}{self._place()}"
-                self._notes.warn("observation", text, f"Return observation.astype({leaf.dtype!r}), or mend the space.")
-        stored = spaces.storage_dtype(leaf)
-        limit = np.finfo(stored).max if stored.kind == "f" else 1 if stored.kind == "b" else np.iinfo(stored).max
-        for index in np.flatnonzero(~(np.abs(flat) <= limit))[:1]:
-            text = f"is {flat[index]:.6g} in number {index}, not a finite {stored}{self._place()}"
+    def _is_usable(self, leaf: Box, flat: np.ndarray) -> bool:
+        """Whether training can use the numbers of a Box; also notes where they are not what its space says."""
+        if flat.dtype != leaf.dtype:
+            text = f"is {flat.dtype} where its space says {leaf.dtype}{self._place()}"
+            self._notes.warn("observation", text, f"Return observation.astype({leaf.dtype!r}), or mend the space.")
+        for index in np.flatnonzero(~(np.abs(flat) <= np.finfo(np.float32).max))[:1]:
+            text = f"is {flat[index]:.6g} in number {index}, not a finite float32{self._place()}"
             self._notes.problem("observation", text, FINITE_FIX)
             return False
-        for index in np.flatnonzero((flat < low) | (flat > high))[:1]:
-            at_low, at_high = (np.broadcast_to(bound, flat.shape)[index] for bound in (low, high))
+        for index in np.flatnonzero((flat < leaf.low) | (flat > leaf.high))[:1]:
+            at_low, at_high = (np.broadcast_to(bound, flat.shape)[index] for bound in (leaf.low, leaf.high))
             text = f"is {flat[index]:.6g} in number {index}, outside [{at_low:g}, {at_high:g}]{self._place()}"
-            note("observation", text, "Mend the numbers, or the bounds of observation_space.")
+            self._notes.warn("observation", text, "Mend the numbers, or the bounds of observation_space.")
         return True
-
-
-def _range(leaf: Discrete | MultiDiscrete | MultiBinary) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest choice, of each component where there are several."""
-    if isinstance(leaf, MultiBinary):
-        return np.asarray(0), np.asarray(1)
-    start = np.asarray(leaf.start)
-    return start, start + np.asarray(leaf.n if isinstance(leaf, Discrete) else leaf.nvec) - 1
 
 
 def random_draws(space: spaces.Space, steps: int, seed: int) -> list[np.ndarray]:
