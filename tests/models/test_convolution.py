@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from inchworm import spaces
 from inchworm.errors import UnsupportedSpaceError
+from inchworm.models import observations
 from inchworm.models.convolution import (
     CNN,
     IMAGE_NETWORKS,
@@ -19,9 +21,11 @@ from inchworm.models.convolution import (
     nature_cnn,
     small_cnn,
 )
+from inchworm.models.network import ImageEncoder
 
 rng = np.random.default_rng(0)
 apply = jax.jit(lambda network, images: network(images))
+encode = jax.jit(lambda encoder, normalizers, obs: encoder(normalizers, obs))
 
 
 def normal(*shape):
@@ -107,13 +111,15 @@ def test_an_image_of_two_axes_has_one_channel():
     np.testing.assert_array_equal(apply(network, IMAGES[..., 0]), apply(with_channel, IMAGES[..., :1]))
 
 
-def test_bytes_are_scaled_and_floats_are_not():
-    pixels = rng.integers(0, 256, size=(3, 7, 6, 2), dtype=np.uint8)
-    scaled = pixels.astype(np.float32) / np.float32(255)
-    np.testing.assert_allclose(apply(NETWORK, pixels), apply(NETWORK, scaled), rtol=1e-5, atol=1e-6)
-    # Without biases a network is homogeneous, so unscaled floats give 255 times the features.
-    bare = jax.tree.map(lambda leaf: leaf if leaf.ndim > 1 else np.zeros_like(leaf), NETWORK)
-    np.testing.assert_allclose(apply(bare, np.float32(pixels)), 255 * apply(bare, pixels), rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize(
+    ("high", "bound"), [(255.0, 255), (1.0, 1), ((9.0,) * 83 + (4.0,), 9), (0.0, 1)], ids=["255", "1", "of each", "0"]
+)
+def test_an_image_s_bytes_are_divided_by_their_upper_bound_as_all_others_are(high, bound):
+    space = spaces.Box((7, 6, 2), "uint8", 0.0, high)
+    pixels = rng.integers(0, bound + 1, size=(3, 7, 6, 2), dtype=np.uint8)
+    features = encode(ImageEncoder((NETWORK,), space), (None,), pixels)
+    np.testing.assert_allclose(features, apply(NETWORK, pixels / np.float32(bound)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(observations.encode(space, (None,), pixels), (pixels / bound).reshape(3, 84), rtol=1e-6)
 
 
 def test_images_of_another_layout_are_refused():

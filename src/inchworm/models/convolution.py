@@ -1,7 +1,7 @@
 """Convolutional networks, which make a vector of features of an image.
 
 A network is a pytree of its arrays that knows the shape of one image, so any number of batch axes may stand before
-it. Images are (H, W, C), (C, H, W) or, with one channel, (H, W); bytes are scaled to [0, 1], floats taken as they are.
+it. Images are (H, W, C), (C, H, W) or, with one channel, (H, W).
 """
 
 import math
@@ -199,7 +199,7 @@ def _channels_last(
         x = x[..., None]
     elif channels_first(shape):
         x = jnp.moveaxis(x, 1, -1)
-    return x.astype(dtype) / 255.0 if x.dtype == jnp.uint8 else x.astype(dtype), batch
+    return x.astype(dtype), batch
 
 
 def _convolve(

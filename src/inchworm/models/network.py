@@ -13,7 +13,15 @@ from inchworm import spaces
 from inchworm.errors import ConfigError
 from inchworm.models.convolution import IMAGE_NETWORKS
 from inchworm.models.mlp import MLP, orthogonal_mlp
-from inchworm.models.observations import Normalizers, encode, encode_leaf, is_image, normalize, num_features
+from inchworm.models.observations import (
+    Normalizers,
+    encode,
+    encode_leaf,
+    is_image,
+    normalize,
+    num_features,
+    scale_bytes,
+)
 from inchworm.models.recurrent import GRU, LSTM, orthogonal_gru, orthogonal_lstm
 from inchworm.models.settings import ModelSettings
 from inchworm.numerics.tree import pytree
@@ -45,7 +53,7 @@ class ImageEncoder:
     def __call__(self, normalizers: Normalizers, obs: ArrayTree) -> Float[AnyArray, "*batch F"]:
         rows = zip(self.networks, spaces.leaves(self.space), normalizers, spaces.flatten(self.space, obs), strict=True)
         parts = [
-            encode_leaf(leaf, normalizer, value) if network is None else network(value)
+            network(scale_bytes(leaf, value)) if is_image(leaf) else encode_leaf(leaf, normalizer, value)
             for network, leaf, normalizer, value in rows
         ]
         return jnp.concatenate(parts, axis=-1)

@@ -47,7 +47,7 @@ def num_features(leaf: spaces.Leaf) -> int:
             return leaf.size
 
 
-def is_image(leaf: spaces.Leaf) -> bool:
+def is_image(leaf: spaces.Leaf) -> TypeGuard[spaces.Box]:
     """True for a Box of bytes with three axes, or with two of some length: a frame without colours."""
     if not isinstance(leaf, spaces.Box) or leaf.dtype != "uint8":
         return False
@@ -118,10 +118,15 @@ def encode_leaf(leaf: spaces.Leaf, normalizer: Normalizer | None, value: AnyArra
             if normalizer is not None:
                 value = normalizer(value)
             elif isinstance(leaf, spaces.Box) and leaf.dtype == "uint8":
-                value = value.astype("float32") / np.float32(max(1.0, np.max(leaf.high)))
+                value = scale_bytes(leaf, value)
             if len(leaf.shape) != 1:
                 value = value.reshape((*value.shape[: value.ndim - len(leaf.shape)], leaf.size))
             return value if value.dtype == jnp.float32 else value.astype("float32")
+
+
+def scale_bytes(leaf: spaces.Box, value: AnyArray) -> Float[AnyArray, "*shape"]:
+    """Bytes divided by their upper bound: numbers within [0, 1]."""
+    return value.astype("float32") / np.float32(max(1.0, np.max(leaf.high)))
 
 
 def _one_hot(value: AnyArray, n: int, start: int) -> AnyArray:
