@@ -28,7 +28,8 @@ CONFIG = PPO(
     num_envs=4, horizon=8, num_epochs=1, minibatch_size=16, hidden_sizes=(8,), gamma=0.9, normalize_return=True
 )
 SMALL = {"num_envs": 4, "horizon": 8, "hidden_sizes": (8,), "action_distribution": "beta"}
-COUNTERS = {"iteration", "skipped", "skipped_in_row"}
+GO_ON = {"iteration", "skipped", "skipped_in_row", "discounted_return"}
+"""What an update that is dropped moves too."""
 
 
 def witness(state: TrainState, rollout) -> tuple[TrainState, dict]:
@@ -109,8 +110,8 @@ def clean(rollout):
 
 
 def held(state: TrainState) -> str:
-    """Fingerprint of all but the counters."""
-    return fingerprint({name: value for name, value in state._asdict().items() if name not in COUNTERS})
+    """Fingerprint of what an update that is dropped must leave as it was."""
+    return fingerprint({name: value for name, value in state._asdict().items() if name not in GO_ON})
 
 
 def test_rewards_are_scaled_by_statistics_that_have_already_taken_them_in(iterate_witness, rollouts):
@@ -219,7 +220,7 @@ def test_rewards_that_hardly_vary_stay_apart_and_within_five(iterate_witness, ro
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("field", ["obs", "next_obs", "reward", "log_prob", "action"])
-def test_one_bad_number_in_the_rollout_leaves_everything_bit_for_bit(iterate, trained, fresh_rollout, field, bad):
+def test_one_bad_number_in_the_rollout_leaves_what_was_learned_bit_for_bit(iterate, trained, fresh_rollout, field, bad):
     row = tuple(np.argwhere(fresh_rollout.valid)[5])
     poisoned = getattr(fresh_rollout, field).copy()
     poisoned[row if poisoned.ndim == 2 else (*row, 0)] = bad
@@ -230,12 +231,37 @@ def test_one_bad_number_in_the_rollout_leaves_everything_bit_for_bit(iterate, tr
 
 
 @pytest.mark.parametrize("add", [(np.nan, 0.0), (np.inf, 0.0), (0.0, np.nan)], ids=["state", "infinity", "metric"])
-def test_a_bad_number_made_by_the_update_leaves_everything_bit_for_bit(iterate_witness, rollouts, add):
+def test_a_bad_number_made_by_the_update_leaves_what_was_learned_bit_for_bit(iterate_witness, rollouts, add):
     state = witness_state(add)
     # What is planted waits in the optimiser's summand, not in the state that the guard compares.
     after, metrics = iterate_witness(state, rollouts[0])
     assert held(after) == held(state)
     assert (metrics["guard/skipped"], after.skipped) == (1, 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_through_a_dropped_update_the_running_returns_go_on_by_finite_rewards(iterate_witness, rollouts, bad):
+    ends, start = np.zeros(SHAPE, bool), np.float32([10.0, 20.0, 30.0, 40.0])
+    ends[3, 0] = ends[-1, 1] = True  # the first starts anew, the second has just ended, the others run through
+    reward = rollouts[0].reward.copy()
+    rollout = rollouts[0]._replace(
+        reward=reward, terminated=ends, truncated=np.zeros(SHAPE, bool), valid=np.ones(SHAPE, bool)
+    )
+    reward[5] = bad
+    after, metrics = iterate_witness(witness_state()._replace(discounted_return=start), rollout)
+    assert metrics["guard/skipped"] == 1
+    counted = np.where(np.isfinite(reward), reward, 0.0)
+    _, expected = oracles.discounted_return_so_far(counted, ends, rollout.valid, start, 0.9)
+    assert expected[1] == 0
+    np.testing.assert_allclose(after.discounted_return, expected, rtol=1e-5)
+
+
+def test_a_running_return_that_overflows_starts_anew(iterate_witness, rollouts):
+    none, huge = np.zeros(SHAPE, bool), np.full(SHAPE, 3e38, np.float32)
+    rollout = rollouts[0]._replace(reward=huge, terminated=none, truncated=none, valid=~none)
+    after, metrics = iterate_witness(witness_state(), rollout)
+    assert metrics["guard/skipped"] == 1
+    np.testing.assert_array_equal(after.discounted_return, np.zeros(SHAPE[1]))
 
 
 def test_a_good_update_moves_parameters_optimiser_and_statistics_and_is_not_counted(iterate, trained, fresh_rollout):

@@ -37,7 +37,8 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_
     5. observation statistics take in the rollout, and a log-std that follows a schedule moves on: neither ever
        moves between acting and updating;
     6. if anything in the rollout or the result is NaN or infinite, the old parameters, optimiser and statistics
-       stay, bit for bit, and the skip is counted.
+       stay, bit for bit, and the skip is counted; only the running episodes' discounted returns go on, as the
+       environments do.
 
     Where gamma is scheduled, the returns that scale rewards are discounted by its start throughout.
     """
@@ -118,7 +119,9 @@ def _fill_invalid_rows(rollout: Rollout) -> Rollout:
 
 def _scale_rewards(state: TrainState, rollout: Rollout, gamma: float) -> tuple[TrainState, Rollout]:
     done = rollout.terminated | rollout.truncated
-    totals, end = discounted_return(rollout.reward, done, rollout.valid, state.discounted_return, gamma)
+    # Of a rollout that the guard drops, the sums go on by what is finite in it.
+    finite = jnp.where(jnp.isfinite(rollout.reward), rollout.reward, 0.0)
+    totals, end = discounted_return(finite, done, rollout.valid, state.discounted_return, gamma)
     sample = running_stats.of_samples(totals.reshape(-1), rollout.valid.reshape(-1).astype(jnp.float32))
     stats = running_stats.merge(state.return_stats, sample)
     scale = jnp.maximum(stats.std, jnp.abs(stats.mean) / MAX_MEAN_RETURN) + 1e-8
@@ -133,6 +136,7 @@ def _scale_rewards(state: TrainState, rollout: Rollout, gamma: float) -> tuple[T
 def _advance(old: TrainState, new: TrainState, finite: Bool[Array, ""]) -> TrainState:
     kept = select(finite, new._replace(key=zero()), old._replace(key=zero()))
     return kept._replace(
+        discounted_return=jnp.where(jnp.isfinite(new.discounted_return), new.discounted_return, 0.0),
         key=old.key,
         iteration=old.iteration + 1,
         skipped=old.skipped + ~finite,
