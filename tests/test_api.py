@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -227,6 +228,56 @@ def test_a_larger_budget_makes_a_new_run_that_names_its_parent(run):
     assert read_json(longer.folder / "provenance.json")["parent"] == str(run.folder)
     assert longer.summary["env_steps"] == 2 * STEPS
     assert longer.summary["parameters_sha256"] != run.summary["parameters_sha256"]
+
+
+@pytest.mark.parametrize("lost", ["policy", "curve.png"])
+def test_a_run_killed_after_its_last_checkpoint_is_finished_by_resume(tmp_path, lost):
+    run = train(tmp_path, evaluation_episodes=2)
+    path = run.folder / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = iw.resume(run.folder, evaluation_episodes=2, progress=False)
+    assert path.exists()
+    assert again.summary == run.summary
+    assert len(run.metrics()) == STEPS // SMALL.steps_per_iteration
+    with pytest.raises(ConfigError, match="has finished its 320 steps"):
+        iw.resume(run.folder, progress=False)
+
+
+class Sized(gymnasium.Env):
+    """Pays its size at each of its eight steps."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,))
+
+    def __init__(self, size=1, choices=2):
+        self.size, self.action_space = size, gymnasium.spaces.Discrete(choices)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(4, np.float32), float(self.size), self.steps == 8, False, {}
+
+
+def test_arguments_of_an_environment_given_as_a_class_are_kept_with_the_run(tmp_path):
+    run = train(tmp_path, Sized, env_kwargs={"size": 7}, on_iteration=lambda report: report.iteration == 4)
+    assert run.evaluate(episodes=1).returns == [56.0]
+    assert iw.load(run.folder).evaluate(episodes=1, env=Sized).returns == [56.0]
+    resumed = iw.resume(run.folder, Sized, evaluation_episodes=0, progress=False)
+    assert resumed.summary["return_100"] == 56.0
+    with pytest.raises(ConfigError, match=r"env_kwargs = .*cannot be written"):
+        train(tmp_path, Sized, env_kwargs={"size": object()})
+
+
+def test_a_policy_is_held_against_the_spaces_of_the_environment_it_is_given(tmp_path):
+    run = train(tmp_path, Sized, on_iteration=lambda report: report.iteration == 4)
+    for env in (lambda: Sized(choices=4), "Pendulum-v1"):
+        with pytest.raises(ConfigError, match="policy was trained for"):
+            iw.load(run.folder).evaluate(episodes=1, env=env)
+    with pytest.raises(ConfigError, match=r"action_space Discrete\(n=4.*trained for Discrete\(n=2"):
+        iw.resume(run.folder, lambda: Sized(choices=4), progress=False)
 
 
 def test_metric_lines_past_the_checkpoint_are_dropped_at_resume(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import optax
 
+from inchworm import spaces
 from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts, make_collector
 from inchworm.checks import check_integer, check_output
@@ -21,8 +22,9 @@ from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder
 from inchworm.io.video import write_video
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import configure_jax, plan
-from inchworm.run import Run, factory_of, source_of
+from inchworm.run import Run, check_fits, factory_of, source_of
 from inchworm.runner import Trainer, decisive, finished, train_alone, train_together
+from inchworm.spaces import EnvSpec
 from inchworm.train import Observer
 
 
@@ -151,11 +153,12 @@ def resume(
     _, checkpoint = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
     _check_unedited(config, checkpoint)
     source = source_of(config, env)
+    check_fits(source, _spaces_of(checkpoint))
     if total_steps is not None and total_steps != config.total_steps:
         check_integer("total_steps", total_steps, checkpoint.env_steps + 1)
         config = dataclasses.replace(config, total_steps=total_steps)
         parent, folder = folder, None
-    elif checkpoint.env_steps >= config.total_steps:
+    elif checkpoint.env_steps >= config.total_steps and folder.complete:
         raise ConfigError(
             "run", str(path), f"has finished its {config.total_steps} steps", "Give a larger --total-steps to go on."
         )
@@ -224,6 +227,17 @@ def _check_unedited(config: RunConfig, checkpoint: Checkpoint) -> None:
                 f"is in config.json, but the checkpoint was made with {then[name]!r}",
                 "Put it back to go on with this run, or start a new one with `inchworm train`.",
             )
+
+
+def _spaces_of(checkpoint: Checkpoint) -> EnvSpec:
+    """What the policy of a checkpoint was trained for."""
+    names = ("observation_space", "action_space")
+    try:
+        return EnvSpec(*(spaces.from_json(checkpoint.meta[name]) for name in names))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "manifest.json", repr(error), "does not say which spaces it is for", "Resume from another checkpoint."
+        ) from error
 
 
 def _warn_of_damage(path: Path, error: CheckpointError) -> None:

@@ -56,7 +56,7 @@ def plan(
         algorithm = dataclasses.replace(defaults, **settings)
     config = RunConfig(
         env=source.name,
-        env_kwargs=source.kwargs if source.by_id else {},
+        env_kwargs=source.kwargs,
         env_by_id=source.by_id,
         backend=source.backend,
         own_parts=own.names(),

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from inchworm import spaces
 from inchworm.algorithms.state import TrainState
 from inchworm.build import OwnParts, make_collector
 from inchworm.collect.collector import Collector
@@ -195,6 +196,8 @@ class Trainer:
                         "algorithm": self.config.algorithm_name,
                         "return_100": mean_return,
                         "decided_by": decisive(self.config),
+                        "observation_space": spaces.to_json(self.source.spec.observation_space),
+                        "action_space": spaces.to_json(self.source.spec.action_space),
                     },
                 ),
             )

@@ -47,7 +47,7 @@ class Progress:
     iteration: int = 0
     seconds: float = 0.0
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    """Returns of the last 100 episodes."""
+    """Returns of the last 100 episodes whose return is finite."""
     lengths: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     episodes: int = 0
 
@@ -76,11 +76,19 @@ class LiveRun:
     saved: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written."""
 
+    def __post_init__(self) -> None:
+        if self.steps_left <= 0:
+            self.reason = "total_steps"
+
+    @property
+    def steps_left(self) -> int:
+        """Environment steps until the budget is reached."""
+        return self.config.total_steps - self.progress.iteration * self.config.algorithm.steps_per_iteration
+
     @property
     def iterations_left(self) -> int:
         """Iterations until the budget is reached, 0 for a run that has stopped."""
-        steps_left = self.config.total_steps - self.progress.iteration * self.config.algorithm.steps_per_iteration
-        return 0 if self.reason else max(-(-steps_left // self.config.algorithm.steps_per_iteration), 1)
+        return 0 if self.reason else -(-self.steps_left // self.config.algorithm.steps_per_iteration)
 
     def take(self, outcomes: Sequence[Outcome], seconds: float, moved: Callable[[], list[str]]) -> int:
         """Takes in iterations of so many seconds each.
@@ -164,11 +172,13 @@ def _stop_reason(config: RunConfig, progress: Progress) -> str | None:
 
 
 def _episode_metrics(progress: Progress, episodes: Episodes) -> dict[str, float]:
-    """Takes in the episodes that ended; their mean, and that of the last 100."""
-    returns, lengths = episodes.episode_return[episodes.ended], episodes.episode_length[episodes.ended]
+    """Takes in the episodes that ended; means of those whose return is finite, and of the last 100 of them."""
+    progress.episodes += int(episodes.ended.sum())
+    # One reward that is NaN would make NaN of the means of the next hundred episodes.
+    told = episodes.ended & np.isfinite(episodes.episode_return)
+    returns, lengths = episodes.episode_return[told], episodes.episode_length[told]
     progress.returns.extend(returns.tolist())
     progress.lengths.extend(lengths.tolist())
-    progress.episodes += len(returns)
     metrics = {"episode/count": float(progress.episodes)}
     if len(returns):
         metrics |= {"episode/return": float(returns.mean()), "episode/length": float(lengths.mean())}

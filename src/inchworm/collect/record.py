@@ -1,6 +1,7 @@
 """An episode as pictures."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 
 import gymnasium
@@ -36,7 +37,7 @@ def render_episode(
         env = factory()
         start = env.reset(seed=environment_seed(seed, 2**30, 0))
         frames, total = [_frame(env)], 0.0
-        for reward in islice(play(policy, env, start, deterministic), MAX_FRAMES - 1):
+        for reward in islice(play(replace(policy, seed=seed), env, start, deterministic), MAX_FRAMES - 1):
             total += reward
             frames.append(_frame(env))
         fps = int(env.metadata.get("render_fps") or 30)

@@ -14,6 +14,7 @@ import jax
 import safetensors.numpy
 
 from inchworm import spaces
+from inchworm.checks import check_integer
 from inchworm.errors import CheckpointError, ConfigError, RunFolderError
 from inchworm.io.files import (
     FAILURES,
@@ -52,6 +53,7 @@ def save_policy(folder: Path, policy: Policy) -> None:
         "custom_network": isinstance(model.reader.encoder, CustomEncoder),
         "normalized": any(stats is not None for stats in policy.obs_stats),
         "tensors": describe_tensors(arrays),
+        "seed": policy.seed,
         "size": len(tensors),
         "sha256": hashlib.sha256(tensors).hexdigest(),
         "info": policy.info,
@@ -88,7 +90,7 @@ def load_policy(folder: Path, custom_network: CustomNetwork | None = None) -> Po
         if document["custom_network"] and custom_network is None:
             raise ValueError("it has a network of your own, which is code and not stored: give it again, network=...")
         tree = from_arrays(_template(document, settings, custom_network), arrays)
-        info = document["info"]
+        info, seed = document["info"], check_integer("seed", document["seed"], 0, 2**32 - 1)
     except (*FAILURES, LookupError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             "policy",
@@ -96,7 +98,7 @@ def load_policy(folder: Path, custom_network: CustomNetwork | None = None) -> Po
             f"cannot be loaded: {error or type(error).__name__}",
             "Name another run or policy folder.",
         ) from error
-    return Policy(tree["model"], tree["obs_stats"], settings, info=info)
+    return Policy(tree["model"], tree["obs_stats"], settings, seed, info)
 
 
 def _template(document: dict[str, Any], settings: ModelSettings, custom_network: CustomNetwork | None) -> Any:

@@ -60,6 +60,11 @@ class RunFolder:
     def policy(self) -> Path:
         return self.path / "policy"
 
+    @property
+    def complete(self) -> bool:
+        """Whether a finished run has left all it should; the curve comes last."""
+        return self.policy.is_dir() and self.curve.exists()
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the run while it trains.

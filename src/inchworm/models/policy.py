@@ -29,6 +29,7 @@ class Policy:
     settings: ModelSettings = field(default_factory=ModelSettings)
     """What the model was made by."""
     seed: int = 0
+    """Of the noise of sampled actions, the same from the first action on."""
     info: dict[str, Any] = field(default_factory=dict)
     """Where the policy comes from: environment, algorithm, versions."""
 
