@@ -58,6 +58,11 @@ def test_a_run_leaves_everything_in_its_folder(run):
     assert read_json(folder.provenance)["numerics"]["threads"] == "1"
 
 
+def test_products_keep_all_bits_of_float32_on_every_device(run):
+    product = jax.jit(lambda a, b: a @ b).lower(np.ones((4, 4), np.float32), np.ones((4, 4), np.float32))
+    assert "precision = [HIGHEST, HIGHEST]" in product.as_text()
+
+
 def test_each_iteration_is_reported_in_order(tmp_path):
     seen = []
     train(tmp_path, on_iteration=seen.append)
