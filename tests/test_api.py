@@ -18,7 +18,7 @@ import inchworm as iw
 from inchworm import build
 from inchworm.collect.host import HostRollouts
 from inchworm.envs.source import env_source
-from inchworm.errors import ConfigError, InvariantError, RunFolderError
+from inchworm.errors import ConfigError, EnvironmentContractError, InvariantError, RunFolderError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.run_folder import RunFolder, read_json, write_json
 
@@ -246,6 +246,42 @@ def test_a_run_killed_after_its_last_checkpoint_is_finished_by_resume(tmp_path, 
     assert len(run.metrics()) == STEPS // SMALL.steps_per_iteration
     with pytest.raises(ConfigError, match="has finished its 320 steps"):
         iw.resume(run.folder, progress=False)
+
+
+def test_a_run_whose_environment_fails_keeps_what_it_has_learned(tmp_path):
+    def make():
+        return FailingAt(5 * SMALL.horizon + 3)
+
+    with pytest.raises(EnvironmentContractError, match=r"battery is empty.*`inchworm resume .*` goes on") as error:
+        train(tmp_path, make, name="run")
+    assert error.value.field == "env.step"
+    (folder,) = tmp_path.glob("*/ppo/run")
+    with pytest.warns(UserWarning, match="environment 0: its episode was not kept"):
+        resumed = iw.resume(folder, lambda: FailingAt(None), evaluation_episodes=0, progress=False)
+    assert [row["iteration"] for row in resumed.metrics()] == list(range(1, 11))
+    assert read_json(folder / "provenance.json")["resumed"][0]["iteration"] == 5
+    with pytest.raises(EnvironmentContractError, match="left no checkpoint"):
+        train(tmp_path, lambda: FailingAt(3), name="other")
+
+
+class FailingAt(gymnasium.Env):
+    """Raises an error at one of its steps."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, fails_at):
+        self.fails_at, self.steps = fails_at, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.fails_at:
+            raise ValueError("the battery is empty")
+        return np.zeros(4, np.float32), 1.0, self.steps % 8 == 0, False, {}
 
 
 class Sized(gymnasium.Env):

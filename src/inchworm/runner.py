@@ -17,7 +17,7 @@ from inchworm.build import OwnParts, make_collector
 from inchworm.collect.collector import Collector
 from inchworm.config import RunConfig
 from inchworm.envs.source import EnvSource
-from inchworm.errors import CheckpointError, InchwormError, TrainingError
+from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormError, TrainingError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.curve import plot_curves
@@ -281,7 +281,12 @@ def train_together(
         places = zip(trainers, folders, strict=True)
         lives = [trainer.start(stack, folder, checkpoint, parent) for trainer, folder in places]
         with told_to_stop() as interrupted:
-            train_loop(lives, collector, interrupted)
+            try:
+                train_loop(lives, collector, interrupted)
+            except EnvironmentContractError as error:
+                raise error.with_fix(
+                    " ".join([error.fix, *(what_is_left(folder.path) for folder in folders)])
+                ) from error
             for trainer, live in zip(trainers, lives, strict=True):
                 try:
                     results.append(trainer.finish(live))
@@ -294,6 +299,13 @@ def train_together(
             if isinstance(result, Run):
                 trainer.evaluate(result)
     return results
+
+
+def what_is_left(folder: Path) -> str:
+    """A sentence on how a run that failed can go on."""
+    if checkpoints.list_checkpoints(RunFolder(folder).checkpoints):
+        return f"`inchworm resume {folder}` goes on from its last checkpoint."
+    return f"The run in {folder} left no checkpoint."
 
 
 def finished(result: Run | InchwormError) -> Run:

@@ -25,7 +25,7 @@ from inchworm.io.run_folder import RunFolder, create_run_folder, write_json
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import plan
 from inchworm.run import Run
-from inchworm.runner import Trainer, train_together
+from inchworm.runner import Trainer, train_together, what_is_left
 from inchworm.train import Iteration, Observer
 from inchworm.workers import check_outside, reference, run_workers
 
@@ -199,10 +199,7 @@ def _check_sendable(env: Any, own: OwnParts) -> None:
 
 def _named(error: InchwormError, folder: Path) -> InchwormError:
     """An error with what becomes of the run, where a process died."""
-    if type(error) is not WorkerError:
-        return error
-    again = f"`inchworm resume {folder}` goes on from its last checkpoint."
-    return WorkerError(f"{error} {again if any(folder.glob('checkpoints/*')) else 'It left no checkpoint.'}")
+    return WorkerError(f"{error} {what_is_left(folder)}") if type(error) is WorkerError else error
 
 
 def _conclude(group: RunFolder, config: RunConfig, runs: list[Run]) -> RunGroup:

@@ -13,7 +13,7 @@ import numpy as np
 from inchworm.algorithms.state import TrainState
 from inchworm.collect.collector import Collector, Outcome
 from inchworm.config import RunConfig
-from inchworm.errors import InvariantError, NonFiniteError, TrainingError
+from inchworm.errors import EnvironmentContractError, InvariantError, NonFiniteError, TrainingError
 from inchworm.types import Episodes
 
 MAX_SKIPPED_IN_ROW = 10
@@ -132,12 +132,21 @@ def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Calla
         runs: from where they stand; each is told why it stopped, and its last state has been saved then.
         collector: takes all of them from one iteration to the next.
         interrupted: names the reason if someone asked for them to stop.
+
+    Raises:
+        EnvironmentContractError: an environment failed; what was learned until then has been saved.
     """
     at_once, clock = 1, time.monotonic()
     while any(run.reason is None for run in runs):
         counts = [min(run.iterations_left, at_once) for run in runs]
         began = time.monotonic()
-        outcomes = collector.advance(counts)
+        try:
+            outcomes = collector.advance(counts)
+        except EnvironmentContractError:
+            for index, run in enumerate(runs):
+                if counts[index] and run.progress.iteration:
+                    run.save(collector.state(index), run.progress)
+            raise
         now = time.monotonic()
         # Wall-clock time, with what was logged and written since the last call.
         seconds, clock = max(now - clock, 1e-9) / max(counts), now
