@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import inchworm as iw
 from inchworm import build
 from inchworm.collect.host import HostRollouts
+from inchworm.config import ALGORITHMS
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError, InvariantError, RunFolderError
 from inchworm.io import checkpoint as checkpoints
@@ -342,6 +343,33 @@ def test_settings_that_are_not_the_algorithm_s_are_refused(tmp_path, algorithm, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ALGORITHMS.values())
+def test_a_setting_that_a_class_does_not_have_or_that_has_no_name_is_refused(kind):
+    with pytest.raises(ConfigError, match=rf"^gama = 0.9: is not a setting of {kind.__name__} \(did you mean gamma"):
+        kind(gama=0.9)
+    with pytest.raises(ConfigError, match=rf"^{kind.__name__} = 0.1: is given without the name.*{kind.__name__}\("):
+        kind(0.1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda out: train(out, name=5), "^name = 5: is not the name of one folder"),
+        (lambda out: train(None), "^out = None: is no path"),
+        (lambda out: iw.train_seeds("CartPole-v1", seeds=(0, 1), out=out, name=5), "^name = 5"),
+        (lambda out: iw.train_seeds("CartPole-v1", seeds=(0, 1), out=5), "^out = 5"),
+        (lambda out: iw.train_seeds("CartPole-v1", seeds=3, out=out), r"^seeds = 3: is no list.*range\(3\)"),
+        (lambda out: iw.load(None), "^path = None"),
+        (lambda out: iw.resume(5), "^path = 5"),
+        (lambda out: iw.load_policy(None), "^folder = None"),
+    ],
+)
+def test_what_is_no_path_name_or_list_of_seeds_is_refused_by_name(tmp_path, call, message):
+    with pytest.raises(iw.InchwormError, match=message):
+        call(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def doubled(obs):
     return 2.0 * obs
 
@@ -381,10 +409,13 @@ def test_a_policy_with_a_network_of_one_s_own_is_loaded_with_it(own_parts_run):
     with pytest.raises(iw.InchwormError, match=r"network=\.\.\."):
         iw.load(own_parts_run.folder)
     obs = np.ones((3, 4), np.float32)
-    loaded = iw.load(own_parts_run.folder, network=own_network).policy
-    np.testing.assert_array_equal(
-        loaded.act(obs, deterministic=True), own_parts_run.policy.act(obs, deterministic=True)
-    )
+    for loaded in (
+        iw.load(own_parts_run.folder, network=own_network).policy,
+        iw.load_policy(own_parts_run.folder / "policy", network=own_network),
+    ):
+        np.testing.assert_array_equal(
+            loaded.act(obs, deterministic=True), own_parts_run.policy.act(obs, deterministic=True)
+        )
 
 
 def test_a_network_that_was_no_part_of_a_run_is_refused_at_resume(tmp_path):

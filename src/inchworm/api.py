@@ -10,7 +10,7 @@ import optax
 
 from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts, make_collector
-from inchworm.checks import check_integer, check_output
+from inchworm.checks import check_integer, check_output, check_path
 from inchworm.collect.record import render_episode
 from inchworm.config import RunConfig
 from inchworm.errors import CheckpointError, ConfigError
@@ -85,6 +85,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the last checkpoint is written.
         SystemExit: SIGTERM, with code 143, after the last checkpoint is written.
     """
+    out = check_path("out", out)
     own = OwnParts(network, optimizer)
     config, source = plan(
         env,
@@ -145,7 +146,8 @@ def resume(
     Raises:
         InchwormError: one of its kinds, see `inchworm.errors`.
     """
-    folder = open_run_folder(Path(path))
+    path = check_path("path", path)
+    folder = open_run_folder(path)
     config = RunConfig.from_json(read_json(folder.config))
     configure_jax(config.threads, config.devices)
     _, checkpoint = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
@@ -181,10 +183,10 @@ def load(path: str | Path, *, network: CustomNetwork | None = None) -> Run:
         RunFolderError: there is no run.
         CheckpointError: its files are damaged.
     """
-    folder = open_run_folder(Path(path))
+    folder = open_run_folder(check_path("path", path))
     config = RunConfig.from_json(read_json(folder.config))
     configure_jax(config.threads)
-    policy = load_policy(folder.policy, network)
+    policy = load_policy(folder.policy, network=network)
     summary: dict[str, Any] = {}
     if folder.summary.exists():
         try:
@@ -204,7 +206,7 @@ def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any =
         MissingDependencyError: there is no renderer or no video writer.
     """
     check_integer("seed", seed, 0, 2**32 - 1)
-    path = Path(out) if out is not None else RunFolder(run.folder).video
+    path = RunFolder(run.folder).video if out is None else check_path("out", out)
     check_output("out", path, (".mp4",))
     source = run.environments(env)
     factory = source.renderer or factory_of(source)

@@ -1,7 +1,8 @@
 """Checks of settings, made when a setting is made; each raises `ConfigError`."""
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -60,7 +61,7 @@ def check_flag(field: str, value: Any) -> bool:
 def check_choice(field: str, value: Any, choices: Iterable[str]) -> str:
     """The value, or `ConfigError` if it is none of the choices."""
     choices = list(choices)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ConfigError(
             field,
             value,
@@ -68,6 +69,26 @@ def check_choice(field: str, value: Any, choices: Iterable[str]) -> str:
             "Choose one of " + ", ".join(choices) + ".",
         )
     return value
+
+
+def check_known(settings: Mapping[str, Any], cls: type) -> None:
+    """`ConfigError` for a setting that the dataclass does not have, with the nearest one it has."""
+    known = [field.name for field in dataclasses.fields(cls)]
+    for name, value in settings.items():
+        if name not in known:
+            raise ConfigError(
+                name,
+                value,
+                f"is not a setting of {cls.__name__}" + did_you_mean(name, known),
+                f"Its settings are {', '.join(known)}.",
+            )
+
+
+def check_path(field: str, value: Any) -> Path:
+    """The value as `Path`, or `ConfigError` if it is neither text nor a path."""
+    if not isinstance(value, str | Path):
+        raise ConfigError(field, value, "is no path", "Give a text or a pathlib.Path.")
+    return Path(value)
 
 
 def check_output(field: str, path: Path, endings: tuple[str, ...]) -> None:

@@ -237,7 +237,7 @@ def train_alone(
     source: EnvSource,
     own: OwnParts,
     *,
-    out: str | Path,
+    out: Path,
     name: str | None,
     evaluation_episodes: int,
     on_iteration: Observer | None,
@@ -252,7 +252,7 @@ def train_alone(
     """
     with contextlib.closing(make_collector([config], source, own)) as collector:
         trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
-        folder = create_run_folder(Path(out), config.env, config.algorithm_name, f"seed{config.seed}", name)
+        folder = create_run_folder(out, config.env, config.algorithm_name, f"seed{config.seed}", name)
         (run,) = train_together([trainer], collector, [folder])
     return finished(run)
 

@@ -525,11 +525,11 @@ WRONG: dict[str, list[Any]] = {
     "hidden_sizes": [64, "64", (0,), (-8,), (8, 8.0), (True,), None],
     "activation": ["gelu", "Tanh", None, 1],
     "image_network": ["resnet", None, True],
-    "recurrent": ["rnn", "LSTM", None, True],
+    "recurrent": ["rnn", "LSTM", None, True, np.zeros(2)],
     "recurrent_size": [0, -64, 64.0, None, "64"],
     "shared_trunk": [1, "true", None],
     "action_distribution": ["normal", None],
-    "log_std": ["fixed", "linear:0", math.nan, -21.0, 21.0, None, True],
+    "log_std": ["fixed", "linear:0", math.nan, -21.0, 21.0, None, True, np.zeros(3)],
 }
 
 

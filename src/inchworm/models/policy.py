@@ -123,18 +123,19 @@ class Policy:
         """The observation's leaves with a leading axis, and whether it had none."""
         leaves = []
         single = False
+        parts = spaces.leaves(self.observation_space)
         try:
             values = spaces.flatten(self.observation_space, obs)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+            arrays = [np.asarray(v, spaces.storage_dtype(part)) for part, v in zip(parts, values, strict=True)]
+        except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise ConfigError(
                 "obs",
                 repr(obs),
                 "does not have the observation space's structure",
                 f"Expected {self.observation_space}.",
             ) from error
-        for space, value in zip(spaces.leaves(self.observation_space), values, strict=True):
-            array = np.asarray(value, spaces.storage_dtype(space))
-            shape = spaces.leaf_shape(space)
+        for part, array in zip(parts, arrays, strict=True):
+            shape = spaces.leaf_shape(part)
             if array.shape == shape:
                 array, single = array[None], True
             elif array.shape[1:] != shape or array.ndim != len(shape) + 1:
