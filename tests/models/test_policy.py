@@ -91,6 +91,24 @@ def test_what_is_no_observation_is_refused(obs):
     assert error.value.field == "obs"
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_observation_that_is_not_finite_is_refused(value):
+    obs = OBS.copy()
+    obs[7, 1] = value
+    for given in (obs, obs[7]):
+        with pytest.raises(ConfigError, match="holds NaN or infinity") as error:
+            make(CHOICE).act(given)
+        assert error.value.field == "obs"
+
+
+def test_what_is_given_for_a_carry_to_a_policy_without_memory_is_refused():
+    beta = ModelSettings(hidden_sizes=(8,), action_distribution="beta")
+    for policy in (make(CHOICE), make(spaces.Box((2,), "float32", -1.0, 1.0), beta)):
+        with pytest.raises(ConfigError, match=r"^carry = .*mask=\.\.\.") as error:
+            policy.act(OBS[0], np.ones(4, bool))
+        assert error.value.field == "carry"
+
+
 def test_the_seed_decides_what_is_sampled_over_any_number_of_calls():
     one, same, other = make(CHOICE), make(CHOICE), make(CHOICE, seed=1)
     sequences = [[int(policy.act(OBS[0])) for _ in range(NOISE_BLOCK + 50)] for policy in (one, same, other)]

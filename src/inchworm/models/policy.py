@@ -70,17 +70,18 @@ class Policy:
             a pair of that and the carry for the next call.
 
         Raises:
-            ConfigError: observation, mask or carry do not have the shape they should.
+            ConfigError: observation, mask or carry do not have the shape they should, an observation is not finite, or
+                a policy without memory is given a carry.
         """
         leaves, single = self._batch(obs)
         batch = len(leaves[0])
         stacked = spaces.unflatten(self.observation_space, leaves)
         flags = None if mask is None else self._flags(mask, batch)
+        carry = self._carry(carry, batch)
         if self._on_numpy:
             distribution, _ = self._acting.act(self._normalizers, stacked, mask=flags)
             own = distribution.mode() if deterministic else distribution.sample_from(self._next_noise(batch))
         else:
-            carry = self._carry(carry, batch)
             self._drawn += 1
             key = jax.random.fold_in(self._key, self._drawn)
             own, carry = _act(self._acting, self._normalizers, key, stacked, flags, carry, deterministic)
@@ -90,6 +91,13 @@ class Policy:
 
     def _carry(self, carry: ArrayTree, batch: int) -> ArrayTree:
         """The carry to go on from; jax would stretch one of a single environment over a batch without a word."""
+        if carry is not None and not self.recurrent:
+            raise ConfigError(
+                "carry",
+                type(carry).__name__,
+                "is given to a policy without memory",
+                "Leave it out; a mask goes by its keyword: policy.act(obs, mask=...).",
+            )
         start = self.model.initial_carry(batch)
         if carry is None:
             return start
@@ -144,6 +152,13 @@ class Policy:
                     repr(array.shape),
                     "is the shape of neither one observation nor a batch",
                     f"Give {shape} or (batch, {', '.join(map(str, shape))}).",
+                )
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ConfigError(
+                    "obs",
+                    repr(obs),
+                    "holds NaN or infinity, to which any action would answer",
+                    "Find where it comes from.",
                 )
             leaves.append(array)
         if len({len(leaf) for leaf in leaves}) > 1:
