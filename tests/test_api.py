@@ -200,6 +200,32 @@ def test_a_vector_environment_brings_its_own_number_of_environments(tmp_path):
         train(tmp_path, env=env)
 
 
+def test_a_run_in_a_vector_environment_says_once_how_it_can_be_evaluated(tmp_path):
+    env = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
+    with pytest.warns(UserWarning, match=r"run\.evaluate\(env=\.\.\.\)") as told:
+        run = train(tmp_path, env=env, total_steps=32, evaluation_episodes=2)
+    assert sum("was not evaluated" in str(warning.message) for warning in told) == 1
+    assert "evaluation_deterministic" not in run.summary
+    assert len(run.evaluate(episodes=2, env=lambda: gymnasium.make("CartPole-v1")).returns) == 2
+
+
+def test_an_evaluation_that_is_broken_off_leaves_the_run_as_it_is(tmp_path):
+    class LostSensor(gymnasium.wrappers.TransformObservation):
+        """A cart pole whose observations are NaN, but for the first."""
+
+        def __init__(self):
+            env = gymnasium.make("CartPole-v1")
+            super().__init__(env, lambda obs: obs * np.nan, env.observation_space)
+
+        def reset(self, **kwargs):
+            return self.env.reset(**kwargs)
+
+    with pytest.warns(UserWarning, match="broken off: obs = "):
+        run = train(tmp_path, env=LostSensor, total_steps=32, evaluation_episodes=1)
+    assert run.summary["skipped_updates"] == 1
+    assert RunFolder(run.folder).curve.exists()
+
+
 def test_training_works_in_a_thread(run, tmp_path):
     results = []
     thread = threading.Thread(target=lambda: results.append(train(tmp_path)))

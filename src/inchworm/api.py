@@ -71,7 +71,8 @@ def train(
         keep_checkpoints: how many of the newest stay, beside the best.
         threads: of XLA's CPU backend; takes effect if nothing was computed with JAX before.
         devices: accelerators that share the environments and every minibatch; on a CPU they are simulated.
-        evaluation_episodes: episodes of each of the two evaluations at the end; 0 for none.
+        evaluation_episodes: episodes of each of the two evaluations at the end; 0 for none. A vector environment gets
+            none: call `run.evaluate(env=...)` with a function that makes one environment.
         on_iteration: called with an `Iteration` after each; returning True stops the run.
         progress: show a line that tells how training goes.
         network: makes a network of your own, in place of what encodes observations: a function of a random key and

@@ -88,11 +88,23 @@ class Trainer:
         return Run(self.folder.path, self.config, policy, summary, self.source)
 
     def evaluate(self, run: Run) -> None:
-        """Adds returns in environments apart from training to the summary, and draws the curve."""
-        if self.evaluation_episodes and self.source.factory is not None:
-            for kind, deterministic in (("deterministic", True), ("stochastic", False)):
-                result = run.evaluate(episodes=self.evaluation_episodes, deterministic=deterministic)
-                run.summary[f"evaluation_{kind}"] = result.summary()
+        """Adds returns in environments apart from training to the summary, and draws the curve.
+
+        What keeps the policy from being evaluated is warned of: the run itself is good.
+        """
+        if self.evaluation_episodes and self.source.factory is None:
+            warnings.warn(
+                "The run was not evaluated, because a vector environment cannot play its episodes. Call "
+                "run.evaluate(env=...), or `inchworm evaluate --env module:factory`, with what makes one environment.",
+                stacklevel=5,
+            )
+        elif self.evaluation_episodes:
+            try:
+                for kind, deterministic in (("deterministic", True), ("stochastic", False)):
+                    result = run.evaluate(episodes=self.evaluation_episodes, deterministic=deterministic)
+                    run.summary[f"evaluation_{kind}"] = result.summary()
+            except InchwormError as error:
+                warnings.warn(f"The run's evaluation was broken off: {error}", stacklevel=5)
             write_json(self.folder.summary, run.summary)
         title = f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}"
         plot_curves([("", run.metrics())], self.folder.curve, title)
