@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -13,13 +15,24 @@ from inchworm.errors import ConfigError
 
 def check_integer(field: str, value: Any, minimum: int, maximum: int | None = None) -> int:
     """The value as `int`, or `ConfigError` if it is not a whole number in the range."""
-    span = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+    span = f"of at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ConfigError(field, value, "is not a whole number", f"Give an integer of {span}.")
+        raise ConfigError(field, repr(value), "is not a whole number", f"Give an integer {span}.")
     number = int(value)
     if number < minimum or (maximum is not None and number > maximum):
-        raise ConfigError(field, value, "is out of range", f"Give an integer of {span}.")
+        raise ConfigError(field, value, "is out of range", f"Give an integer {span}.")
     return number
+
+
+def read_integer(text: str) -> int:
+    """The whole number that a text stands for, which may have an exponent, as 1e6; `ValueError` if it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        number = Decimal(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?e\+?[0-9]{1,2}", text, re.IGNORECASE) else None
+        if number is None or number != int(number):
+            raise ValueError(f"{text} is no whole number") from None
+        return int(number)
 
 
 def check_number(
@@ -38,7 +51,7 @@ def check_number(
     ]
     fix = "Give a finite number" + " ".join([""] + [limit for limit in limits if limit]) + "."
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ConfigError(field, value, "is not a number", fix)
+        raise ConfigError(field, repr(value), "is not a number", fix)
     try:
         number = float(value)
     except OverflowError:
@@ -54,7 +67,7 @@ def check_number(
 def check_flag(field: str, value: Any) -> bool:
     """The value, or `ConfigError` if it is not True or False."""
     if not isinstance(value, bool):
-        raise ConfigError(field, value, "is neither true nor false", "Give True or False.")
+        raise ConfigError(field, repr(value), "is neither true nor false", "Give True or False.")
     return value
 
 
