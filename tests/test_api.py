@@ -20,7 +20,7 @@ from inchworm.config import ALGORITHMS
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError, InvariantError, RunFolderError
 from inchworm.io import checkpoint as checkpoints
-from inchworm.io.run_folder import RunFolder, read_json, write_json
+from inchworm.io.run_folder import RunFolder, out_of, read_json, write_json
 
 SMALL = iw.PPO(num_envs=2, horizon=16, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
 STEPS = 320
@@ -251,9 +251,19 @@ def test_a_run_cannot_be_resumed_while_it_trains(tmp_path):
 def test_a_larger_budget_makes_a_new_run_that_names_its_parent(run):
     longer = iw.resume(run.folder, total_steps=2 * STEPS, evaluation_episodes=0, progress=False)
     assert longer.folder != run.folder
+    assert longer.folder.parent == run.folder.parent
     assert read_json(longer.folder / "provenance.json")["parent"] == str(run.folder)
     assert longer.summary["env_steps"] == 2 * STEPS
     assert longer.summary["parameters_sha256"] != run.summary["parameters_sha256"]
+
+
+def test_a_larger_budget_of_a_run_that_was_moved_stays_beside_its_folder(tmp_path):
+    out = tmp_path / "runs"
+    assert out_of(out / "a" / "ppo" / "x", "a", "ppo") == out
+    assert out_of(out / "n->b->c" / "ppo" / "x", "n/b:c", "ppo") == out
+    moved = tmp_path / "kept" / "best" / "x"
+    for elsewhere in (moved, out / "a" / "trpo" / "x", out / "b" / "ppo" / "x", tmp_path.parents[-1] / "x"):
+        assert out_of(elsewhere, "a", "ppo") == elsewhere.parent
 
 
 def test_metric_lines_past_the_checkpoint_are_dropped_at_resume(tmp_path):

@@ -17,7 +17,7 @@ from inchworm.errors import CheckpointError, ConfigError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.policy_file import load_policy
-from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, read_json
+from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, out_of, read_json
 from inchworm.io.video import write_video
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import configure_jax, plan
@@ -137,7 +137,8 @@ def resume(
     Args:
         path: the run's folder.
         env: the environment again, where the run was started with a function or class.
-        total_steps: a larger budget makes a new run beside the old one, which names its parent.
+        total_steps: a larger budget makes a new run, which names the old one as its parent, where that was made, or
+            beside its folder if that was moved.
         evaluation_episodes: as in `train`.
         on_iteration: as in `train`.
         progress: as in `train`.
@@ -169,9 +170,8 @@ def resume(
     with contextlib.closing(make_collector([config], source, own)) as collector:
         trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
         if folder is None:
-            folder = create_run_folder(
-                Path(path).resolve().parents[2], config.env, config.algorithm_name, f"seed{config.seed}", None
-            )
+            out = out_of(path, config.env, config.algorithm_name)
+            folder = create_run_folder(out, config.env, config.algorithm_name, f"seed{config.seed}", None)
         before = None if parent is None else parent.path
         (run,) = train_together([trainer], collector, [folder], checkpoint, before)
     return finished(run)

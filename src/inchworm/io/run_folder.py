@@ -99,7 +99,7 @@ def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: st
         RunFolderError: it cannot be written, or a run of that name exists, or the name is no folder's.
     """
     check_name(name)
-    parent = out / env.replace("/", "->").replace(":", "->") / algorithm
+    parent = out / _env_folder(env) / algorithm
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     candidates = (
         [name]
@@ -122,6 +122,16 @@ def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: st
         f"exists already in {parent}",
         "Choose another --name, or continue it with `inchworm resume`.",
     )
+
+
+def out_of(run: Path, env: str, algorithm: str) -> Path:
+    """Where a run is kept: what it was made in, or, if its folder was moved elsewhere, the folder that it lies in."""
+    run = run.resolve()
+    return run.parents[2] if run.parts[-3:-1] == (_env_folder(env), algorithm) else run.parent
+
+
+def _env_folder(env: str) -> str:
+    return env.replace("/", "->").replace(":", "->")
 
 
 def open_run_folder(path: Path) -> RunFolder:
