@@ -91,7 +91,9 @@ class Policy:
 
     def _carry(self, carry: ArrayTree, batch: int) -> ArrayTree:
         """The carry to go on from; jax would stretch one of a single environment over a batch without a word."""
-        if carry is not None and not self.recurrent:
+        if not self.recurrent:
+            if carry is None:
+                return None
             raise ConfigError(
                 "carry",
                 type(carry).__name__,
@@ -153,7 +155,8 @@ class Policy:
                     "is the shape of neither one observation nor a batch",
                     f"Give {shape} or (batch, {', '.join(map(str, shape))}).",
                 )
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            # Counting takes half the time of `all`, and this runs between environment steps.
+            if array.dtype.kind == "f" and np.count_nonzero(np.isfinite(array)) < array.size:
                 raise ConfigError(
                     "obs",
                     repr(obs),
