@@ -17,10 +17,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import inchworm as iw
 from inchworm import build
 from inchworm.collect.host import HostRollouts
+from inchworm.config import ALGORITHMS
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError, EnvironmentContractError, InvariantError, RunFolderError
 from inchworm.io import checkpoint as checkpoints
-from inchworm.io.run_folder import RunFolder, read_json, write_json
+from inchworm.io.run_folder import RunFolder, out_of, read_json, write_json
 
 SMALL = iw.PPO(num_envs=2, horizon=16, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
 STEPS = 320
@@ -205,6 +206,32 @@ def test_a_vector_environment_brings_its_own_number_of_environments(tmp_path):
         train(tmp_path, env=env)
 
 
+def test_a_run_in_a_vector_environment_says_once_how_it_can_be_evaluated(tmp_path):
+    env = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
+    with pytest.warns(UserWarning, match=r"run\.evaluate\(env=\.\.\.\)") as told:
+        run = train(tmp_path, env=env, total_steps=32, evaluation_episodes=2)
+    assert sum("was not evaluated" in str(warning.message) for warning in told) == 1
+    assert "evaluation_deterministic" not in run.summary
+    assert len(run.evaluate(episodes=2, env=lambda: gymnasium.make("CartPole-v1")).returns) == 2
+
+
+def test_an_evaluation_that_is_broken_off_leaves_the_run_as_it_is(tmp_path):
+    class LostSensor(gymnasium.wrappers.TransformObservation):
+        """A cart pole whose observations are NaN, but for the first."""
+
+        def __init__(self):
+            env = gymnasium.make("CartPole-v1")
+            super().__init__(env, lambda obs: obs * np.nan, env.observation_space)
+
+        def reset(self, **kwargs):
+            return self.env.reset(**kwargs)
+
+    with pytest.warns(UserWarning, match="broken off: obs = "):
+        run = train(tmp_path, env=LostSensor, total_steps=32, evaluation_episodes=1)
+    assert run.summary["skipped_updates"] == 1
+    assert RunFolder(run.folder).curve.exists()
+
+
 def test_training_works_in_a_thread(run, tmp_path):
     results = []
     thread = threading.Thread(target=lambda: results.append(train(tmp_path)))
@@ -230,6 +257,7 @@ def test_a_run_cannot_be_resumed_while_it_trains(tmp_path):
 def test_a_larger_budget_makes_a_new_run_that_names_its_parent(run):
     longer = iw.resume(run.folder, total_steps=2 * STEPS, evaluation_episodes=0, progress=False)
     assert longer.folder != run.folder
+    assert longer.folder.parent == run.folder.parent
     assert read_json(longer.folder / "provenance.json")["parent"] == str(run.folder)
     assert longer.summary["env_steps"] == 2 * STEPS
     assert longer.summary["parameters_sha256"] != run.summary["parameters_sha256"]
@@ -319,6 +347,15 @@ def test_a_policy_is_held_against_the_spaces_of_the_environment_it_is_given(tmp_
             iw.load(run.folder).evaluate(episodes=1, env=env)
     with pytest.raises(ConfigError, match=r"action_space Discrete\(n=4.*trained for Discrete\(n=2"):
         iw.resume(run.folder, lambda: Sized(choices=4), progress=False)
+
+
+def test_a_larger_budget_of_a_run_that_was_moved_stays_beside_its_folder(tmp_path):
+    out = tmp_path / "runs"
+    assert out_of(out / "a" / "ppo" / "x", "a", "ppo") == out
+    assert out_of(out / "n->b->c" / "ppo" / "x", "n/b:c", "ppo") == out
+    moved = tmp_path / "kept" / "best" / "x"
+    for elsewhere in (moved, out / "a" / "trpo" / "x", out / "b" / "ppo" / "x", tmp_path.parents[-1] / "x"):
+        assert out_of(elsewhere, "a", "ppo") == elsewhere.parent
 
 
 def test_metric_lines_past_the_checkpoint_are_dropped_at_resume(tmp_path):
@@ -434,6 +471,33 @@ def test_settings_that_are_not_the_algorithm_s_are_refused(tmp_path, algorithm, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ALGORITHMS.values())
+def test_a_setting_that_a_class_does_not_have_or_that_has_no_name_is_refused(kind):
+    with pytest.raises(ConfigError, match=rf"^gama = 0.9: is not a setting of {kind.__name__} \(did you mean gamma"):
+        kind(gama=0.9)
+    with pytest.raises(ConfigError, match=rf"^{kind.__name__} = 0.1: is given without the name.*{kind.__name__}\("):
+        kind(0.1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda out: train(out, name=5), "^name = 5: is not the name of one folder"),
+        (lambda out: train(None), "^out = None: is no path"),
+        (lambda out: iw.train_seeds("CartPole-v1", seeds=(0, 1), out=out, name=5), "^name = 5"),
+        (lambda out: iw.train_seeds("CartPole-v1", seeds=(0, 1), out=5), "^out = 5"),
+        (lambda out: iw.train_seeds("CartPole-v1", seeds=3, out=out), r"^seeds = 3: is no list.*range\(3\)"),
+        (lambda out: iw.load(None), "^path = None"),
+        (lambda out: iw.resume(5), "^path = 5"),
+        (lambda out: iw.load_policy(None), "^folder = None"),
+    ],
+)
+def test_what_is_no_path_name_or_list_of_seeds_is_refused_by_name(tmp_path, call, message):
+    with pytest.raises(iw.InchwormError, match=message):
+        call(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def doubled(obs):
     return 2.0 * obs
 
@@ -473,10 +537,13 @@ def test_a_policy_with_a_network_of_one_s_own_is_loaded_with_it(own_parts_run):
     with pytest.raises(iw.InchwormError, match=r"network=\.\.\."):
         iw.load(own_parts_run.folder)
     obs = np.ones((3, 4), np.float32)
-    loaded = iw.load(own_parts_run.folder, network=own_network).policy
-    np.testing.assert_array_equal(
-        loaded.act(obs, deterministic=True), own_parts_run.policy.act(obs, deterministic=True)
-    )
+    for loaded in (
+        iw.load(own_parts_run.folder, network=own_network).policy,
+        iw.load_policy(own_parts_run.folder / "policy", network=own_network),
+    ):
+        np.testing.assert_array_equal(
+            loaded.act(obs, deterministic=True), own_parts_run.policy.act(obs, deterministic=True)
+        )
 
 
 def test_a_network_that_was_no_part_of_a_run_is_refused_at_resume(tmp_path):

@@ -11,7 +11,7 @@ import jax
 from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts
 from inchworm.checks import check_choice, check_hashable, check_integer
-from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
+from inchworm.config import ALGORITHMS, PRESETS, RunConfig, preset_for
 from inchworm.envs.source import EnvSource, env_source
 from inchworm.errors import ConfigError
 from inchworm.workers import cores
@@ -52,7 +52,6 @@ def plan(
         defaults = chosen.settings(check_choice("algorithm", algorithm or "ppo", ALGORITHMS))
         if source.num_envs is not None:
             settings = {"num_envs": source.num_envs} | settings
-        check_known("settings", settings, type(defaults))
         algorithm = dataclasses.replace(defaults, **settings)
     config = RunConfig(
         env=source.name,

@@ -89,11 +89,23 @@ class Trainer:
         return Run(self.folder.path, self.config, policy, summary, self.source)
 
     def evaluate(self, run: Run) -> None:
-        """Adds returns in environments apart from training to the summary, and draws the curve."""
-        if self.evaluation_episodes and self.source.factory is not None:
-            for kind, deterministic in (("deterministic", True), ("stochastic", False)):
-                result = run.evaluate(episodes=self.evaluation_episodes, deterministic=deterministic)
-                run.summary[f"evaluation_{kind}"] = result.summary()
+        """Adds returns in environments apart from training to the summary, and draws the curve.
+
+        What keeps the policy from being evaluated is warned of: the run itself is good.
+        """
+        if self.evaluation_episodes and self.source.factory is None:
+            warnings.warn(
+                "The run was not evaluated, because a vector environment cannot play its episodes. Call "
+                "run.evaluate(env=...), or `inchworm evaluate --env module:factory`, with what makes one environment.",
+                stacklevel=5,
+            )
+        elif self.evaluation_episodes:
+            try:
+                for kind, deterministic in (("deterministic", True), ("stochastic", False)):
+                    result = run.evaluate(episodes=self.evaluation_episodes, deterministic=deterministic)
+                    run.summary[f"evaluation_{kind}"] = result.summary()
+            except InchwormError as error:
+                warnings.warn(f"The run's evaluation was broken off: {error}", stacklevel=5)
             write_json(self.folder.summary, run.summary)
         title = f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}"
         plot_curves([("", run.metrics())], self.folder.curve, title)
@@ -240,7 +252,7 @@ def train_alone(
     source: EnvSource,
     own: OwnParts,
     *,
-    out: str | Path,
+    out: Path,
     name: str | None,
     evaluation_episodes: int,
     on_iteration: Observer | None,
@@ -255,7 +267,7 @@ def train_alone(
     """
     with contextlib.closing(make_collector([config], source, own)) as collector:
         trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
-        folder = create_run_folder(Path(out), config.env, config.algorithm_name, f"seed{config.seed}", name)
+        folder = create_run_folder(out, config.env, config.algorithm_name, f"seed{config.seed}", name)
         (run,) = train_together([trainer], collector, [folder])
     return finished(run)
 
