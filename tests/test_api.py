@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,10 +17,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import inchworm as iw
 from inchworm import build
 from inchworm.collect.host import HostRollouts
+from inchworm.config import ALGORITHMS
 from inchworm.envs.source import env_source
-from inchworm.errors import ConfigError, InvariantError, RunFolderError
+from inchworm.errors import ConfigError, EnvironmentContractError, InvariantError, RunFolderError
 from inchworm.io import checkpoint as checkpoints
-from inchworm.io.run_folder import RunFolder, read_json, write_json
+from inchworm.io.run_folder import RunFolder, out_of, read_json, write_json
 
 SMALL = iw.PPO(num_envs=2, horizon=16, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
 STEPS = 320
@@ -55,6 +57,11 @@ def test_a_run_leaves_everything_in_its_folder(run):
     assert len(run.metrics()) == STEPS // SMALL.steps_per_iteration
     assert run.summary["gradient_steps"] == STEPS // 32 * 2
     assert read_json(folder.provenance)["numerics"]["threads"] == "1"
+
+
+def test_products_keep_all_bits_of_float32_on_every_device(run):
+    product = jax.jit(lambda a, b: a @ b).lower(np.ones((4, 4), np.float32), np.ones((4, 4), np.float32))
+    assert "precision = [HIGHEST, HIGHEST]" in product.as_text()
 
 
 def test_each_iteration_is_reported_in_order(tmp_path):
@@ -199,6 +206,32 @@ def test_a_vector_environment_brings_its_own_number_of_environments(tmp_path):
         train(tmp_path, env=env)
 
 
+def test_a_run_in_a_vector_environment_says_once_how_it_can_be_evaluated(tmp_path):
+    env = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
+    with pytest.warns(UserWarning, match=r"run\.evaluate\(env=\.\.\.\)") as told:
+        run = train(tmp_path, env=env, total_steps=32, evaluation_episodes=2)
+    assert sum("was not evaluated" in str(warning.message) for warning in told) == 1
+    assert "evaluation_deterministic" not in run.summary
+    assert len(run.evaluate(episodes=2, env=lambda: gymnasium.make("CartPole-v1")).returns) == 2
+
+
+def test_an_evaluation_that_is_broken_off_leaves_the_run_as_it_is(tmp_path):
+    class LostSensor(gymnasium.wrappers.TransformObservation):
+        """A cart pole whose observations are NaN, but for the first."""
+
+        def __init__(self):
+            env = gymnasium.make("CartPole-v1")
+            super().__init__(env, lambda obs: obs * np.nan, env.observation_space)
+
+        def reset(self, **kwargs):
+            return self.env.reset(**kwargs)
+
+    with pytest.warns(UserWarning, match="broken off: obs = "):
+        run = train(tmp_path, env=LostSensor, total_steps=32, evaluation_episodes=1)
+    assert run.summary["skipped_updates"] == 1
+    assert RunFolder(run.folder).curve.exists()
+
+
 def test_training_works_in_a_thread(run, tmp_path):
     results = []
     thread = threading.Thread(target=lambda: results.append(train(tmp_path)))
@@ -224,9 +257,105 @@ def test_a_run_cannot_be_resumed_while_it_trains(tmp_path):
 def test_a_larger_budget_makes_a_new_run_that_names_its_parent(run):
     longer = iw.resume(run.folder, total_steps=2 * STEPS, evaluation_episodes=0, progress=False)
     assert longer.folder != run.folder
+    assert longer.folder.parent == run.folder.parent
     assert read_json(longer.folder / "provenance.json")["parent"] == str(run.folder)
     assert longer.summary["env_steps"] == 2 * STEPS
     assert longer.summary["parameters_sha256"] != run.summary["parameters_sha256"]
+
+
+@pytest.mark.parametrize("lost", ["policy", "curve.png"])
+def test_a_run_killed_after_its_last_checkpoint_is_finished_by_resume(tmp_path, lost):
+    run = train(tmp_path, evaluation_episodes=2)
+    path = run.folder / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = iw.resume(run.folder, evaluation_episodes=2, progress=False)
+    assert path.exists()
+    assert again.summary == run.summary
+    assert len(run.metrics()) == STEPS // SMALL.steps_per_iteration
+    with pytest.raises(ConfigError, match="has finished its 320 steps"):
+        iw.resume(run.folder, progress=False)
+
+
+def test_a_run_whose_environment_fails_keeps_what_it_has_learned(tmp_path):
+    def make():
+        return FailingAt(5 * SMALL.horizon + 3)
+
+    with pytest.raises(EnvironmentContractError, match=r"battery is empty.*`inchworm resume .*` goes on") as error:
+        train(tmp_path, make, name="run")
+    assert error.value.field == "env.step"
+    (folder,) = tmp_path.glob("*/ppo/run")
+    with pytest.warns(UserWarning, match="environment 0: its episode was not kept"):
+        resumed = iw.resume(folder, lambda: FailingAt(None), evaluation_episodes=0, progress=False)
+    assert [row["iteration"] for row in resumed.metrics()] == list(range(1, 11))
+    assert read_json(folder / "provenance.json")["resumed"][0]["iteration"] == 5
+    with pytest.raises(EnvironmentContractError, match="left no checkpoint"):
+        train(tmp_path, lambda: FailingAt(3), name="other")
+
+
+class FailingAt(gymnasium.Env):
+    """Raises an error at one of its steps."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, fails_at):
+        self.fails_at, self.steps = fails_at, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.fails_at:
+            raise ValueError("the battery is empty")
+        return np.zeros(4, np.float32), 1.0, self.steps % 8 == 0, False, {}
+
+
+class Sized(gymnasium.Env):
+    """Pays its size at each of its eight steps."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,))
+
+    def __init__(self, size=1, choices=2):
+        self.size, self.action_space = size, gymnasium.spaces.Discrete(choices)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(4, np.float32), float(self.size), self.steps == 8, False, {}
+
+
+def test_arguments_of_an_environment_given_as_a_class_are_kept_with_the_run(tmp_path):
+    run = train(tmp_path, Sized, env_kwargs={"size": 7}, on_iteration=lambda report: report.iteration == 4)
+    assert run.evaluate(episodes=1).returns == [56.0]
+    assert iw.load(run.folder).evaluate(episodes=1, env=Sized).returns == [56.0]
+    resumed = iw.resume(run.folder, Sized, evaluation_episodes=0, progress=False)
+    assert resumed.summary["return_100"] == 56.0
+    with pytest.raises(ConfigError, match=r"env_kwargs = .*cannot be written"):
+        train(tmp_path, Sized, env_kwargs={"size": object()})
+
+
+def test_a_policy_is_held_against_the_spaces_of_the_environment_it_is_given(tmp_path):
+    run = train(tmp_path, Sized, on_iteration=lambda report: report.iteration == 4)
+    for env in (lambda: Sized(choices=4), "Pendulum-v1"):
+        with pytest.raises(ConfigError, match="policy was trained for"):
+            iw.load(run.folder).evaluate(episodes=1, env=env)
+    with pytest.raises(ConfigError, match=r"action_space Discrete\(n=4.*trained for Discrete\(n=2"):
+        iw.resume(run.folder, lambda: Sized(choices=4), progress=False)
+
+
+def test_a_larger_budget_of_a_run_that_was_moved_stays_beside_its_folder(tmp_path):
+    out = tmp_path / "runs"
+    assert out_of(out / "a" / "ppo" / "x", "a", "ppo") == out
+    assert out_of(out / "n->b->c" / "ppo" / "x", "n/b:c", "ppo") == out
+    moved = tmp_path / "kept" / "best" / "x"
+    for elsewhere in (moved, out / "a" / "trpo" / "x", out / "b" / "ppo" / "x", tmp_path.parents[-1] / "x"):
+        assert out_of(elsewhere, "a", "ppo") == elsewhere.parent
 
 
 def test_metric_lines_past_the_checkpoint_are_dropped_at_resume(tmp_path):
@@ -342,6 +471,33 @@ def test_settings_that_are_not_the_algorithm_s_are_refused(tmp_path, algorithm, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ALGORITHMS.values())
+def test_a_setting_that_a_class_does_not_have_or_that_has_no_name_is_refused(kind):
+    with pytest.raises(ConfigError, match=rf"^gama = 0.9: is not a setting of {kind.__name__} \(did you mean gamma"):
+        kind(gama=0.9)
+    with pytest.raises(ConfigError, match=rf"^{kind.__name__} = 0.1: is given without the name.*{kind.__name__}\("):
+        kind(0.1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda out: train(out, name=5), "^name = 5: is not the name of one folder"),
+        (lambda out: train(None), "^out = None: is no path"),
+        (lambda out: iw.train_seeds("CartPole-v1", seeds=(0, 1), out=out, name=5), "^name = 5"),
+        (lambda out: iw.train_seeds("CartPole-v1", seeds=(0, 1), out=5), "^out = 5"),
+        (lambda out: iw.train_seeds("CartPole-v1", seeds=3, out=out), r"^seeds = 3: is no list.*range\(3\)"),
+        (lambda out: iw.load(None), "^path = None"),
+        (lambda out: iw.resume(5), "^path = 5"),
+        (lambda out: iw.load_policy(None), "^folder = None"),
+    ],
+)
+def test_what_is_no_path_name_or_list_of_seeds_is_refused_by_name(tmp_path, call, message):
+    with pytest.raises(iw.InchwormError, match=message):
+        call(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def doubled(obs):
     return 2.0 * obs
 
@@ -381,10 +537,13 @@ def test_a_policy_with_a_network_of_one_s_own_is_loaded_with_it(own_parts_run):
     with pytest.raises(iw.InchwormError, match=r"network=\.\.\."):
         iw.load(own_parts_run.folder)
     obs = np.ones((3, 4), np.float32)
-    loaded = iw.load(own_parts_run.folder, network=own_network).policy
-    np.testing.assert_array_equal(
-        loaded.act(obs, deterministic=True), own_parts_run.policy.act(obs, deterministic=True)
-    )
+    for loaded in (
+        iw.load(own_parts_run.folder, network=own_network).policy,
+        iw.load_policy(own_parts_run.folder / "policy", network=own_network),
+    ):
+        np.testing.assert_array_equal(
+            loaded.act(obs, deterministic=True), own_parts_run.policy.act(obs, deterministic=True)
+        )
 
 
 def test_a_network_that_was_no_part_of_a_run_is_refused_at_resume(tmp_path):

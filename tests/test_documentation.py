@@ -1,11 +1,42 @@
-"""The examples in the documentation run as they stand."""
+"""The examples in the documentation run as they stand, and what it names is there."""
 
+import pkgutil
 import re
 from pathlib import Path
+
+import pytest
 
 import inchworm as iw
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+MODULES = {path.as_posix(): path for path in Path(iw.__file__).parent.rglob("*.py")}
+
+
+def module_file(name: str) -> Path | None:
+    """The module whose path ends so."""
+    return next((path for end, path in MODULES.items() if end.endswith("/" + name)), None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_modules_and_names_that_the_documentation_points_to_are_there(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    missing = [name for name in re.findall(r"`([\w/]+\.py)`", text) if module_file(name) is None]
+    for name in re.findall(r"`((?:iw|inchworm|jax|gymnasium)(?:\.\w+)+)", text):
+        try:
+            pkgutil.resolve_name(name.replace("iw.", "inchworm."))
+        except (ImportError, AttributeError):
+            missing.append(name)
+    # A table that says where in the code: modules, and names in the module before them.
+    for row in re.findall(r"^\|.*\.py`.*\|$", text, flags=re.MULTILINE):
+        source = ""
+        for name in re.findall(r"`([\w/]+\.py|\w+)`", row.rstrip("| ").rpartition("|")[2]):
+            if name.endswith(".py"):
+                path = module_file(name)
+                source = path.read_text(encoding="utf-8") if path else ""
+            elif source and not re.search(rf"^(?:def |class )?{name}\b", source, flags=re.MULTILINE):
+                missing.append(name)
+    assert missing == []
 
 
 def test_a_network_of_one_s_own_takes_the_twenty_lines_that_the_documentation_shows(tmp_path, monkeypatch):

@@ -65,3 +65,14 @@ def test_calls_last_about_a_second_and_never_more_than_five(monkeypatch, seconds
     assert collector.iteration == 6_000 == saved[-1]
     assert max(collector.calls[1:]) <= 5.0
     assert len(collector.calls) <= 2 * sum(collector.calls) + 10
+
+
+def test_an_episode_whose_return_is_not_finite_is_counted_and_spoils_no_mean():
+    config = RunConfig(env="none", algorithm=iw.PPO(num_envs=1, horizon=64), total_steps=640)
+    told = []
+    run = LiveRun(config, Progress(), [lambda report: told.append(report.metrics)], lambda *_: None)
+    returns = np.array([[3.0], [np.nan], [5.0], [np.inf], [0.0]], np.float32)
+    ended = np.array([[True], [True], [True], [True], [False]])
+    run.take([Outcome(dict(QUIET), Episodes(ended, returns, np.ones_like(returns)))], 1.0, list)
+    assert told[0]["episode/return"] == told[0]["episode/return_100"] == run.progress.mean_return == 4.0
+    assert told[0]["episode/count"] == 4.0

@@ -8,21 +8,23 @@ from typing import Any
 
 import optax
 
+from inchworm import spaces
 from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts, make_collector
-from inchworm.checks import check_integer, check_output
+from inchworm.checks import check_integer, check_output, check_path
 from inchworm.collect.record import render_episode
 from inchworm.config import RunConfig
 from inchworm.errors import CheckpointError, ConfigError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.policy_file import load_policy
-from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, read_json
+from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, out_of, read_json
 from inchworm.io.video import write_video
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import configure_jax, plan
-from inchworm.run import Run, factory_of, source_of
+from inchworm.run import Run, check_fits, factory_of, source_of
 from inchworm.runner import Trainer, decisive, finished, train_alone, train_together
+from inchworm.spaces import EnvSpec
 from inchworm.train import Observer
 
 
@@ -71,7 +73,8 @@ def train(
         keep_checkpoints: how many of the newest stay, beside the best.
         threads: of XLA's CPU backend; takes effect if nothing was computed with JAX before.
         devices: accelerators that share the environments and every minibatch; on a CPU they are simulated.
-        evaluation_episodes: episodes of each of the two evaluations at the end; 0 for none.
+        evaluation_episodes: episodes of each of the two evaluations at the end; 0 for none. A vector environment gets
+            none: call `run.evaluate(env=...)` with a function that makes one environment.
         on_iteration: called with an `Iteration` after each; returning True stops the run.
         progress: show a line that tells how training goes.
         network: makes a network of your own, in place of what encodes observations: a function of a random key and
@@ -85,6 +88,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the last checkpoint is written.
         SystemExit: SIGTERM, with code 143, after the last checkpoint is written.
     """
+    out = check_path("out", out)
     own = OwnParts(network, optimizer)
     config, source = plan(
         env,
@@ -135,7 +139,8 @@ def resume(
     Args:
         path: the run's folder.
         env: the environment again, where the run was started with a function or class.
-        total_steps: a larger budget makes a new run beside the old one, which names its parent.
+        total_steps: a larger budget makes a new run, which names the old one as its parent, where that was made, or
+            beside its folder if that was moved.
         evaluation_episodes: as in `train`.
         on_iteration: as in `train`.
         progress: as in `train`.
@@ -145,17 +150,19 @@ def resume(
     Raises:
         InchwormError: one of its kinds, see `inchworm.errors`.
     """
-    folder = open_run_folder(Path(path))
+    path = check_path("path", path)
+    folder = open_run_folder(path)
     config = RunConfig.from_json(read_json(folder.config))
     configure_jax(config.threads, config.devices)
     _, checkpoint = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
     _check_unedited(config, checkpoint)
     source = source_of(config, env)
+    check_fits(source, _spaces_of(checkpoint))
     if total_steps is not None and total_steps != config.total_steps:
         check_integer("total_steps", total_steps, checkpoint.env_steps + 1)
         config = dataclasses.replace(config, total_steps=total_steps)
         parent, folder = folder, None
-    elif checkpoint.env_steps >= config.total_steps:
+    elif checkpoint.env_steps >= config.total_steps and folder.complete:
         raise ConfigError(
             "run", str(path), f"has finished its {config.total_steps} steps", "Give a larger --total-steps to go on."
         )
@@ -166,9 +173,8 @@ def resume(
     with contextlib.closing(make_collector([config], source, own)) as collector:
         trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
         if folder is None:
-            folder = create_run_folder(
-                Path(path).resolve().parents[2], config.env, config.algorithm_name, f"seed{config.seed}", None
-            )
+            out = out_of(path, config.env, config.algorithm_name)
+            folder = create_run_folder(out, config.env, config.algorithm_name, f"seed{config.seed}", None)
         before = None if parent is None else parent.path
         (run,) = train_together([trainer], collector, [folder], checkpoint, before)
     return finished(run)
@@ -181,10 +187,10 @@ def load(path: str | Path, *, network: CustomNetwork | None = None) -> Run:
         RunFolderError: there is no run.
         CheckpointError: its files are damaged.
     """
-    folder = open_run_folder(Path(path))
+    folder = open_run_folder(check_path("path", path))
     config = RunConfig.from_json(read_json(folder.config))
     configure_jax(config.threads)
-    policy = load_policy(folder.policy, network)
+    policy = load_policy(folder.policy, network=network)
     summary: dict[str, Any] = {}
     if folder.summary.exists():
         try:
@@ -204,7 +210,7 @@ def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any =
         MissingDependencyError: there is no renderer or no video writer.
     """
     check_integer("seed", seed, 0, 2**32 - 1)
-    path = Path(out) if out is not None else RunFolder(run.folder).video
+    path = RunFolder(run.folder).video if out is None else check_path("out", out)
     check_output("out", path, (".mp4",))
     source = run.environments(env)
     factory = source.renderer or factory_of(source)
@@ -224,6 +230,17 @@ def _check_unedited(config: RunConfig, checkpoint: Checkpoint) -> None:
                 f"is in config.json, but the checkpoint was made with {then[name]!r}",
                 "Put it back to go on with this run, or start a new one with `inchworm train`.",
             )
+
+
+def _spaces_of(checkpoint: Checkpoint) -> EnvSpec:
+    """What the policy of a checkpoint was trained for."""
+    names = ("observation_space", "action_space")
+    try:
+        return EnvSpec(*(spaces.from_json(checkpoint.meta[name]) for name in names))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "manifest.json", repr(error), "does not say which spaces it is for", "Resume from another checkpoint."
+        ) from error
 
 
 def _warn_of_damage(path: Path, error: CheckpointError) -> None:

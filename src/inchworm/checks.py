@@ -1,7 +1,10 @@
 """Checks of settings, made when a setting is made; each raises `ConfigError`."""
 
+import dataclasses
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -12,13 +15,24 @@ from inchworm.errors import ConfigError
 
 def check_integer(field: str, value: Any, minimum: int, maximum: int | None = None) -> int:
     """The value as `int`, or `ConfigError` if it is not a whole number in the range."""
-    span = f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+    span = f"of at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ConfigError(field, value, "is not a whole number", f"Give an integer of {span}.")
+        raise ConfigError(field, repr(value), "is not a whole number", f"Give an integer {span}.")
     number = int(value)
     if number < minimum or (maximum is not None and number > maximum):
-        raise ConfigError(field, value, "is out of range", f"Give an integer of {span}.")
+        raise ConfigError(field, value, "is out of range", f"Give an integer {span}.")
     return number
+
+
+def read_integer(text: str) -> int:
+    """The whole number that a text stands for, which may have an exponent, as 1e6; `ValueError` if it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        number = Decimal(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?e\+?[0-9]{1,2}", text, re.IGNORECASE) else None
+        if number is None or number != int(number):
+            raise ValueError(f"{text} is no whole number") from None
+        return int(number)
 
 
 def check_number(
@@ -37,7 +51,7 @@ def check_number(
     ]
     fix = "Give a finite number" + " ".join([""] + [limit for limit in limits if limit]) + "."
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ConfigError(field, value, "is not a number", fix)
+        raise ConfigError(field, repr(value), "is not a number", fix)
     try:
         number = float(value)
     except OverflowError:
@@ -53,14 +67,14 @@ def check_number(
 def check_flag(field: str, value: Any) -> bool:
     """The value, or `ConfigError` if it is not True or False."""
     if not isinstance(value, bool):
-        raise ConfigError(field, value, "is neither true nor false", "Give True or False.")
+        raise ConfigError(field, repr(value), "is neither true nor false", "Give True or False.")
     return value
 
 
 def check_choice(field: str, value: Any, choices: Iterable[str]) -> str:
     """The value, or `ConfigError` if it is none of the choices."""
     choices = list(choices)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ConfigError(
             field,
             value,
@@ -68,6 +82,26 @@ def check_choice(field: str, value: Any, choices: Iterable[str]) -> str:
             "Choose one of " + ", ".join(choices) + ".",
         )
     return value
+
+
+def check_known(settings: Mapping[str, Any], cls: type) -> None:
+    """`ConfigError` for a setting that the dataclass does not have, with the nearest one it has."""
+    known = [field.name for field in dataclasses.fields(cls)]
+    for name, value in settings.items():
+        if name not in known:
+            raise ConfigError(
+                name,
+                value,
+                f"is not a setting of {cls.__name__}" + did_you_mean(name, known),
+                f"Its settings are {', '.join(known)}.",
+            )
+
+
+def check_path(field: str, value: Any) -> Path:
+    """The value as `Path`, or `ConfigError` if it is neither text nor a path."""
+    if not isinstance(value, str | Path):
+        raise ConfigError(field, value, "is no path", "Give a text or a pathlib.Path.")
+    return Path(value)
 
 
 def check_output(field: str, path: Path, endings: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from inchworm.algorithms.policy_gradient import A2C, REINFORCE
 from inchworm.algorithms.ppo import PPO
 from inchworm.algorithms.settings import Settings, check_numbers
 from inchworm.algorithms.trpo import NPG, TRPO
-from inchworm.checks import check_choice, check_integer, did_you_mean
+from inchworm.checks import check_choice, check_integer, check_known
 from inchworm.errors import CheckpointError, ConfigError
 from inchworm.models.settings import to_json
 
@@ -102,8 +102,7 @@ class RunConfig:
             document = dict(document)
             settings = document.pop("settings")
             algorithm_class = ALGORITHMS[check_choice("algorithm", document.pop("algorithm"), ALGORITHMS)]
-            check_known("settings", settings, algorithm_class)
-            check_known("config", document, cls)
+            check_known(document, cls)
             return cls(**document, algorithm=algorithm_class(**settings))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -125,19 +124,6 @@ def name_of(kind: type) -> str:
             return name
     names = ", ".join(f"iw.{known.__name__}" for known in ALGORITHMS.values())
     raise ConfigError("algorithm", kind.__name__, "is no algorithm", f"Give one of {names}.")
-
-
-def check_known(where: str, settings: dict[str, Any], cls: type) -> None:
-    """Raises `ConfigError` for a setting the class does not have, and names the nearest one it has."""
-    known = [f.name for f in dataclasses.fields(cls)]
-    for name, value in settings.items():
-        if name not in known:
-            raise ConfigError(
-                name,
-                value,
-                f"is not a setting of {cls.__name__}" + did_you_mean(name, known),
-                f"Its settings are {', '.join(known)}.",
-            )
 
 
 @dataclass(frozen=True)

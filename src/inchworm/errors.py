@@ -15,7 +15,7 @@
 Each message is one paragraph: the field and its value, what is wrong, what to do.
 """
 
-from typing import Any
+from typing import Any, Self
 
 
 class InchwormError(Exception):
@@ -38,6 +38,10 @@ class FieldError(InchwormError):
         if len(shown) > 200:
             shown = shown[:200] + "..."
         super().__init__(f"{field} = {shown}: {problem}. {fix}")
+
+    def with_fix(self, fix: str) -> Self:
+        """The same error with something else to do about it."""
+        return type(self)(self.field, self.value, self.problem, fix)
 
 
 class ConfigError(FieldError):

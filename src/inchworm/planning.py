@@ -14,7 +14,7 @@ from inchworm import spaces
 from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts
 from inchworm.checks import check_choice, check_hashable, check_integer
-from inchworm.config import ALGORITHMS, PRESETS, RunConfig, check_known, preset_for
+from inchworm.config import ALGORITHMS, PRESETS, RunConfig, preset_for
 from inchworm.envs.source import EnvSource, env_source
 from inchworm.errors import ConfigError
 from inchworm.models.observations import is_image
@@ -66,12 +66,11 @@ def plan(
         defaults = chosen.settings(algorithm)
         if source.num_envs is not None:
             settings = {"num_envs": source.num_envs} | settings
-        check_known("settings", settings, type(defaults))
         algorithm = dataclasses.replace(defaults, **settings)
     _check_effect(algorithm, named, source.spec, own)
     config = RunConfig(
         env=source.name,
-        env_kwargs=source.kwargs if source.by_id else {},
+        env_kwargs=source.kwargs,
         env_by_id=source.by_id,
         backend=source.backend,
         own_parts=own.names(),
@@ -131,7 +130,8 @@ def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:
 
     Dispatch in the calling thread, because handing each small call to another costs 30 to 70 us; a fixed number of
     threads, because XLA's results depend on it; and a cache of compiled programs. A CPU gets as many devices as a run
-    is divided between, or one a core for several runs side by side.
+    is divided between, or one a core for several runs side by side. Products of float32 numbers keep all their bits
+    on accelerators too, whose default is fewer: acting and updating must agree about the policy.
     """
     os.environ.setdefault("NPROC", str(threads))
     if devices > 1:
@@ -142,6 +142,7 @@ def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:
         with contextlib.suppress(RuntimeError):  # too late: one device has to do
             jax.config.update("jax_num_cpu_devices", cpu_devices)
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update("jax_default_matmul_precision", "highest")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache_home / "inchworm" / f"jax-{jax.__version__}"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inchworm import spaces
 from inchworm.checks import check_integer
 from inchworm.collect.evaluate import Evaluation, evaluate, evaluate_at_once
 from inchworm.config import RunConfig
@@ -14,6 +15,7 @@ from inchworm.errors import ConfigError
 from inchworm.io.loggers import read_metrics
 from inchworm.io.run_folder import RunFolder
 from inchworm.models.policy import Policy
+from inchworm.spaces import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,14 @@ class Run:
         return evaluate(self.policy, factory_of(source), episodes=episodes, deterministic=deterministic, seed=seed)
 
     def environments(self, env: Any = None) -> EnvSource:
-        """Where environments like the run's come from: what is given, or what it was trained in."""
-        return self.source if env is None and self.source is not None else source_of(self.config, env)
+        """Where environments like the run's come from: what is given, or what it was trained in.
+
+        Raises:
+            ConfigError: the policy does not fit them.
+        """
+        source = self.source if env is None and self.source is not None else source_of(self.config, env)
+        check_fits(source, EnvSpec(self.policy.observation_space, self.policy.action_space))
+        return source
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row an iteration, as in metrics.jsonl."""
@@ -66,6 +74,16 @@ def source_of(config: RunConfig, env: Any) -> EnvSource:
         "is code of your own, which is not stored with a run",
         "Give it again: env=... in Python, --env module:factory on the command line.",
     )
+
+
+def check_fits(source: EnvSource, spec: EnvSpec) -> None:
+    """Raises `ConfigError` for environments whose spaces are not those that a policy was trained for."""
+    for name, bounds in {"observation_space": False, "action_space": True}.items():
+        found, expected = getattr(source.spec, name), getattr(spec, name)
+        if spaces.form(found, bounds=bounds) != spaces.form(expected, bounds=bounds):
+            raise ConfigError(
+                "env", source.name, f"has {name} {found}, and the policy was trained for {expected}", "Give another."
+            )
 
 
 def factory_of(source: EnvSource) -> EnvFactory:

@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 
+from inchworm import spaces
 from inchworm.algorithms.state import TrainState
 from inchworm.build import OwnParts, make_collector
 from inchworm.collect.collector import Collector
 from inchworm.config import RunConfig
 from inchworm.envs.source import EnvSource
-from inchworm.errors import CheckpointError, InchwormError, TrainingError
+from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormError, TrainingError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.curve import plot_curves
@@ -88,11 +89,23 @@ class Trainer:
         return Run(self.folder.path, self.config, policy, summary, self.source)
 
     def evaluate(self, run: Run) -> None:
-        """Adds returns in environments apart from training to the summary, and draws the curve."""
-        if self.evaluation_episodes and self.source.factory is not None:
-            for kind, deterministic in (("deterministic", True), ("stochastic", False)):
-                result = run.evaluate(episodes=self.evaluation_episodes, deterministic=deterministic)
-                run.summary[f"evaluation_{kind}"] = result.summary()
+        """Adds returns in environments apart from training to the summary, and draws the curve.
+
+        What keeps the policy from being evaluated is warned of: the run itself is good.
+        """
+        if self.evaluation_episodes and self.source.factory is None:
+            warnings.warn(
+                "The run was not evaluated, because a vector environment cannot play its episodes. Call "
+                "run.evaluate(env=...), or `inchworm evaluate --env module:factory`, with what makes one environment.",
+                stacklevel=5,
+            )
+        elif self.evaluation_episodes:
+            try:
+                for kind, deterministic in (("deterministic", True), ("stochastic", False)):
+                    result = run.evaluate(episodes=self.evaluation_episodes, deterministic=deterministic)
+                    run.summary[f"evaluation_{kind}"] = result.summary()
+            except InchwormError as error:
+                warnings.warn(f"The run's evaluation was broken off: {error}", stacklevel=5)
             write_json(self.folder.summary, run.summary)
         title = f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}"
         plot_curves([("", run.metrics())], self.folder.curve, title)
@@ -195,6 +208,8 @@ class Trainer:
                         "algorithm": self.config.algorithm_name,
                         "return_100": mean_return,
                         "decided_by": decisive(self.config),
+                        "observation_space": spaces.to_json(self.source.spec.observation_space),
+                        "action_space": spaces.to_json(self.source.spec.action_space),
                     },
                 ),
             )
@@ -237,7 +252,7 @@ def train_alone(
     source: EnvSource,
     own: OwnParts,
     *,
-    out: str | Path,
+    out: Path,
     name: str | None,
     evaluation_episodes: int,
     on_iteration: Observer | None,
@@ -252,7 +267,7 @@ def train_alone(
     """
     with contextlib.closing(make_collector([config], source, own)) as collector:
         trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
-        folder = create_run_folder(Path(out), config.env, config.algorithm_name, f"seed{config.seed}", name)
+        folder = create_run_folder(out, config.env, config.algorithm_name, f"seed{config.seed}", name)
         (run,) = train_together([trainer], collector, [folder])
     return finished(run)
 
@@ -278,7 +293,12 @@ def train_together(
         places = zip(trainers, folders, strict=True)
         lives = [trainer.start(stack, folder, checkpoint, parent) for trainer, folder in places]
         with told_to_stop() as interrupted:
-            train_loop(lives, collector, interrupted)
+            try:
+                train_loop(lives, collector, interrupted)
+            except EnvironmentContractError as error:
+                raise error.with_fix(
+                    " ".join([error.fix, *(what_is_left(folder.path) for folder in folders)])
+                ) from error
             for trainer, live in zip(trainers, lives, strict=True):
                 try:
                     results.append(trainer.finish(live))
@@ -291,6 +311,13 @@ def train_together(
             if isinstance(result, Run):
                 trainer.evaluate(result)
     return results
+
+
+def what_is_left(folder: Path) -> str:
+    """A sentence on how a run that failed can go on."""
+    if checkpoints.list_checkpoints(RunFolder(folder).checkpoints):
+        return f"`inchworm resume {folder}` goes on from its last checkpoint."
+    return f"The run in {folder} left no checkpoint."
 
 
 def finished(result: Run | InchwormError) -> Run:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from inchworm.build import OwnParts
@@ -32,7 +33,7 @@ def train(call: dict[str, Any], report: Callable[[float, float | None], None]) -
         config,
         env_source(referred(call["env"]), call["env_kwargs"], call["backend"]),
         OwnParts(network=referred(call["network"])),
-        out=call["out"],
+        out=Path(call["out"]),
         name=call["name"],
         evaluation_episodes=call["evaluation_episodes"],
         on_iteration=tell,

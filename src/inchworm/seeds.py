@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from gymnasium.vector import VectorEnv
 from inchworm.algorithms.settings import Settings
 from inchworm.api import load
 from inchworm.build import OwnParts, make_collector
-from inchworm.checks import check_integer
+from inchworm.checks import check_integer, check_path
 from inchworm.config import RunConfig
 from inchworm.errors import ConfigError, InchwormError, WorkerError
 from inchworm.io.curve import plot_group
 from inchworm.io.progress import GroupProgress
-from inchworm.io.run_folder import RunFolder, create_run_folder, write_json
+from inchworm.io.run_folder import RunFolder, check_name, create_run_folder, write_json
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import plan
 from inchworm.run import Run
-from inchworm.runner import Trainer, train_together
+from inchworm.runner import Trainer, train_together, what_is_left
 from inchworm.train import Iteration, Observer
 from inchworm.workers import check_outside, reference, run_workers
 
@@ -91,10 +91,14 @@ def train_seeds(
     Raises:
         InchwormError: one of its kinds; if some runs fail, the others are finished before.
     """
+    if not isinstance(seeds, Iterable):
+        raise ConfigError("seeds", seeds, "is no list of seeds", "Give several, e.g. range(3).")
     seeds = [check_integer("seeds", seed, 0, 2**32 - 1) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError("seeds", seeds, "are none, or some of them twice", "Give different ones, e.g. 0 1 2.")
     check_integer("evaluation_episodes", evaluation_episodes, 0)
+    out = check_path("out", out)
+    check_name(name)
     own = OwnParts(network, optimizer)
     config, source = plan(
         env,
@@ -117,7 +121,7 @@ def train_seeds(
     watch = _watcher(GroupProgress(len(seeds), config.total_steps) if progress else None)
 
     def new_folder(ending: str, name: str | None) -> RunFolder:
-        return create_run_folder(Path(out), config.env, config.algorithm_name, ending, name)
+        return create_run_folder(out, config.env, config.algorithm_name, ending, name)
 
     def names_in(group: RunFolder) -> list[str]:
         return [group.path.name.removesuffix("seeds") + f"seed{seed}" for seed in seeds]
@@ -199,10 +203,7 @@ def _check_sendable(env: Any, own: OwnParts) -> None:
 
 def _named(error: InchwormError, folder: Path) -> InchwormError:
     """An error with what becomes of the run, where a process died."""
-    if type(error) is not WorkerError:
-        return error
-    again = f"`inchworm resume {folder}` goes on from its last checkpoint."
-    return WorkerError(f"{error} {again if any(folder.glob('checkpoints/*')) else 'It left no checkpoint.'}")
+    return WorkerError(f"{error} {what_is_left(folder)}") if type(error) is WorkerError else error
 
 
 def _conclude(group: RunFolder, config: RunConfig, runs: list[Run]) -> RunGroup:

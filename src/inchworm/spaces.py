@@ -6,7 +6,7 @@ into it, policies carry it, and it is written to JSON with them.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 from operator import and_
@@ -142,6 +142,16 @@ def unflatten(space: Space, values: list[Any]) -> Any:
                 return next(rest)
 
     return build(space)
+
+
+def form(space: Space, *, bounds: bool) -> Any:
+    """A space without its dtypes, and without a Box's bounds if so asked: what two simulators of one task agree on."""
+
+    def plain(leaf: Leaf) -> Leaf:
+        leaf = replace(leaf, dtype="uint8" if leaf.dtype == "uint8" else "")
+        return leaf if bounds or not isinstance(leaf, Box) else replace(leaf, low=0.0, high=0.0)
+
+    return unflatten(space, [plain(leaf) for leaf in leaves(space)])
 
 
 def to_json(space: Space) -> dict[str, Any]:

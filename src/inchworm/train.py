@@ -13,7 +13,7 @@ import numpy as np
 from inchworm.algorithms.state import TrainState
 from inchworm.collect.collector import Collector, Outcome
 from inchworm.config import RunConfig
-from inchworm.errors import InvariantError, NonFiniteError, TrainingError
+from inchworm.errors import EnvironmentContractError, InvariantError, NonFiniteError, TrainingError
 from inchworm.types import Episodes
 
 MAX_SKIPPED_IN_ROW = 10
@@ -47,7 +47,7 @@ class Progress:
     iteration: int = 0
     seconds: float = 0.0
     returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    """Returns of the last 100 episodes."""
+    """Returns of the last 100 episodes whose return is finite."""
     lengths: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     episodes: int = 0
 
@@ -76,11 +76,19 @@ class LiveRun:
     saved: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written."""
 
+    def __post_init__(self) -> None:
+        if self.steps_left <= 0:
+            self.reason = "total_steps"
+
+    @property
+    def steps_left(self) -> int:
+        """Environment steps until the budget is reached."""
+        return self.config.total_steps - self.progress.iteration * self.config.algorithm.steps_per_iteration
+
     @property
     def iterations_left(self) -> int:
         """Iterations until the budget is reached, 0 for a run that has stopped."""
-        steps_left = self.config.total_steps - self.progress.iteration * self.config.algorithm.steps_per_iteration
-        return 0 if self.reason else max(-(-steps_left // self.config.algorithm.steps_per_iteration), 1)
+        return 0 if self.reason else -(-self.steps_left // self.config.algorithm.steps_per_iteration)
 
     def take(self, outcomes: Sequence[Outcome], seconds: float, moved: Callable[[], list[str]]) -> int:
         """Takes in iterations of so many seconds each.
@@ -124,12 +132,21 @@ def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Calla
         runs: from where they stand; each is told why it stopped, and its last state has been saved then.
         collector: takes all of them from one iteration to the next.
         interrupted: names the reason if someone asked for them to stop.
+
+    Raises:
+        EnvironmentContractError: an environment failed; what was learned until then has been saved.
     """
     at_once, clock = 1, time.monotonic()
     while any(run.reason is None for run in runs):
         counts = [min(run.iterations_left, at_once) for run in runs]
         began = time.monotonic()
-        outcomes = collector.advance(counts)
+        try:
+            outcomes = collector.advance(counts)
+        except EnvironmentContractError:
+            for index, run in enumerate(runs):
+                if counts[index] and run.progress.iteration:
+                    run.save(collector.state(index), run.progress)
+            raise
         now = time.monotonic()
         # Wall-clock time, with what was logged and written since the last call.
         seconds, clock = max(now - clock, 1e-9) / max(counts), now
@@ -164,11 +181,13 @@ def _stop_reason(config: RunConfig, progress: Progress) -> str | None:
 
 
 def _episode_metrics(progress: Progress, episodes: Episodes) -> dict[str, float]:
-    """Takes in the episodes that ended; their mean, and that of the last 100."""
-    returns, lengths = episodes.episode_return[episodes.ended], episodes.episode_length[episodes.ended]
+    """Takes in the episodes that ended; means of those whose return is finite, and of the last 100 of them."""
+    progress.episodes += int(episodes.ended.sum())
+    # One reward that is NaN would make NaN of the means of the next hundred episodes.
+    told = episodes.ended & np.isfinite(episodes.episode_return)
+    returns, lengths = episodes.episode_return[told], episodes.episode_length[told]
     progress.returns.extend(returns.tolist())
     progress.lengths.extend(lengths.tolist())
-    progress.episodes += len(returns)
     metrics = {"episode/count": float(progress.episodes)}
     if len(returns):
         metrics |= {"episode/return": float(returns.mean()), "episode/length": float(lengths.mean())}

@@ -197,3 +197,29 @@ def test_gamma_and_lambda_may_move_over_the_run(state, rollout, opening):
     future = 0.5 * np.where(rollout.terminated, 0.0, oracle_value(state, rollout.next_obs))
     delta = np.where(rollout.valid, rollout.reward + future - oracle_value(state, rollout.obs), 0.0)
     np.testing.assert_allclose(early.advantage, delta, atol=1e-5)
+
+
+def test_a_memory_that_multiplies_rounding_errors_is_no_drift_of_the_policy(state, act_out):
+    config = dataclasses.replace(CONFIG, recurrent="gru", recurrent_size=32, horizon=256, minibatch_size=768)
+    model = ppo.make(config, SPEC, 1000).init(jax.random.key(0)).model
+    network = model.policy.network
+    quiet, loud = 0.1 * network.core.input_weight, 4.0 * network.core.recurrent_weight
+    core = dataclasses.replace(network.core, input_weight=quiet, recurrent_weight=loud)
+    layers = jax.tree.map(lambda leaf: 10.0 * leaf, network.layers)  # so that the memory matters to the actions
+    policy = dataclasses.replace(model.policy, network=dataclasses.replace(network, core=core, layers=layers))
+    model = dataclasses.replace(model, policy=policy)
+
+    act, start, log_probs = jax.jit(type(model).act), model.initial_carry(3), []
+    rollout = act_out(state, (256, 3), seed=0)._replace(carry=start)
+    carry = jax.tree.map(lambda leaf: leaf + 1e-7, start)  # a rounding error
+    for obs, first, action in zip(rollout.obs, rollout.first, rollout.action, strict=True):
+        distribution, carry = act(model, NORMALIZERS, obs, first, None, carry)
+        log_probs.append(distribution.log_prob(action))
+    rollout = rollout._replace(log_prob=np.stack(log_probs))
+    _, old, metrics = opened(model, NORMALIZERS, rollout, config)
+    everywhere = np.abs(old.log_prob(rollout.action) - rollout.log_prob).max()
+    assert metrics["policy/log_ratio_at_start"] < metrics["policy/log_ratio_tolerance"] < everywhere
+
+    other = rollout._replace(log_prob=rollout.log_prob - 0.01)
+    _, _, metrics = opened(model, NORMALIZERS, other, config)
+    assert metrics["policy/log_ratio_at_start"] > 10 * metrics["policy/log_ratio_tolerance"]

@@ -499,8 +499,8 @@ WRONG: dict[str, list[Any]] = {
     "horizon": [0, 2048.0, "2048"],
     "num_epochs": [0, -3, 1.5, None],
     "minibatch_size": [0, 1, 63, 4096, 64.0, None, "64"],
-    "learning_rate": [0.0, -1e-3, math.nan, math.inf, "fast", "linear:0:1", "linear:1e-3:-1e-3", "linear:1:0:0", None],
-    "value_learning_rate": [0.0, -1e-3, math.nan, "linear:0:1"],
+    "learning_rate": [0.0, -1e-3, math.nan, math.inf, "fast", "linear:0:0", "linear:1e-3:-1e-3", "linear:1:0:0", None],
+    "value_learning_rate": [0.0, -1e-3, math.nan, "linear:-1e-3:1"],
     "adam_epsilon": [0.0, -1e-8, math.nan, math.inf, "small", None, True],
     "surrogate": ["cpi", "Clip", None, True],
     "clip_range": [0.0, -0.1, math.nan, "linear:0.2", None, True],
@@ -525,11 +525,11 @@ WRONG: dict[str, list[Any]] = {
     "hidden_sizes": [64, "64", (0,), (-8,), (8, 8.0), (True,), None],
     "activation": ["gelu", "Tanh", None, 1],
     "image_network": ["resnet", None, True],
-    "recurrent": ["rnn", "LSTM", None, True],
+    "recurrent": ["rnn", "LSTM", None, True, np.zeros(2)],
     "recurrent_size": [0, -64, 64.0, None, "64"],
     "shared_trunk": [1, "true", None],
     "action_distribution": ["normal", None],
-    "log_std": ["fixed", "linear:0", math.nan, -21.0, 21.0, None, True],
+    "log_std": ["fixed", "linear:0", math.nan, -21.0, 21.0, None, True, np.zeros(3)],
 }
 
 

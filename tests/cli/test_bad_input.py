@@ -290,6 +290,25 @@ def test_steps_may_be_written_with_an_exponent(text, steps):
     assert train._parse(["CartPole-v1", "--total-steps", text]).total_steps == steps
 
 
+@pytest.mark.parametrize("text", ["none", "None"])
+def test_every_optional_number_may_be_none_in_small_letters_or_large(text):
+    words = [("--max-grad-norm", "--clip-range-high", "--target-kl", "--max-seconds", "--seed"), "CartPole-v1"]
+    given = train._parse([*(word for option in words[0] for word in (option, text)), words[1]])
+    assert (given.settings.max_grad_norm, given.settings.clip_range_high, given.settings.target_kl) == (None,) * 3
+    assert (given.max_seconds, given.seed) == (None, None)
+    number = train._parse(["CartPole-v1", "--max-grad-norm", "0.25", "--max-seconds", "1e3"])
+    assert (number.settings.max_grad_norm, number.max_seconds) == (0.25, 1000.0)
+
+
+@pytest.mark.parametrize("option", ["--algorithm", "--preset", "--backend", "--env-kwargs"])
+def test_an_option_whose_value_is_missing_is_told_so(capsys, tmp_path, option):
+    for words in ([option, "--out", str(tmp_path), "CartPole-v1"], ["CartPole-v1", option]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", *words])
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"Missing value for argument '{option}" in told
+
+
 @pytest.mark.parametrize("text", ["2.5e0", "1e-3", "1.2.3e5", "many"])
 def test_steps_that_are_no_whole_number_are_refused(capsys, text):
     with pytest.raises(SystemExit, match="2"):

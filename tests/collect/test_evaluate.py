@@ -31,18 +31,25 @@ def test_returns_are_those_of_episodes_played_one_by_one(case):
     env, settings = CASES[case]
     policy = untrained(env, settings)
     at_once = evaluate_at_once(policy, env, episodes=5, seed=3)
-    one_by_one = evaluate(policy, lambda: GymnasiumView(env), episodes=5, seed=3)
-    assert at_once.lengths == one_by_one.lengths
-    np.testing.assert_allclose(at_once.returns, one_by_one.returns, atol=1e-4)
+    alone = one_by_one(policy, env, episodes=5, seed=3)
+    assert at_once.lengths == alone.lengths
+    np.testing.assert_allclose(at_once.returns, alone.returns, atol=1e-4)
     assert at_once.unfinished == 0
 
 
-def test_sampled_actions_differ_from_modes_and_are_the_same_each_time():
+def one_by_one(policy, env, **options):
+    return evaluate(policy, lambda: GymnasiumView(env), **options)
+
+
+@pytest.mark.parametrize("play", [evaluate_at_once, one_by_one])
+def test_sampled_actions_differ_from_modes_and_are_decided_by_the_seed(play):
     env, _ = CASES["cart-pole"]
     policy = untrained(env, {})
-    sampled = evaluate_at_once(policy, env, episodes=50, deterministic=False, seed=3)
-    assert sampled == evaluate_at_once(policy, env, episodes=50, deterministic=False, seed=3)
-    assert sampled.returns != evaluate_at_once(policy, env, episodes=50, deterministic=False, seed=4).returns
+    sampled = play(policy, env, episodes=50, deterministic=False, seed=3)
+    policy.act(np.zeros(4, np.float32))
+    assert sampled == play(policy, env, episodes=50, deterministic=False, seed=3)
+    assert sampled.returns != play(policy, env, episodes=50, deterministic=False, seed=4).returns
+    assert sampled.returns != play(policy, env, episodes=50, seed=3).returns
     assert 15 < sampled.mean < 35, "random play comes to 22"
 
 

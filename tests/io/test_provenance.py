@@ -1,5 +1,6 @@
 """What a run ran on, and what of it tells that a resume is not exact."""
 
+import subprocess
 from importlib import metadata
 
 import pytest
@@ -42,6 +43,16 @@ def test_a_simulator_that_a_run_cannot_have_used_is_not_told(installed):
     installed["brax"] = "1.0"
     assert differing_numerics(bare, provenance()) == []
     assert differing_numerics(provenance(), bare) == []
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("git"), subprocess.TimeoutExpired("git", 10)], ids=repr)
+def test_without_an_answer_from_git_a_run_has_no_commit(monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(module.subprocess, "run", refuse)
+    monkeypatch.setattr(module.Path, "exists", lambda path: True)
+    assert module._commit.__wrapped__() is None
 
 
 def test_what_is_not_known_of_the_rest_is_told():

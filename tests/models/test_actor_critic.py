@@ -250,6 +250,11 @@ def test_a_network_that_gives_no_features_is_refused():
         assert error.value.field == "network"
 
 
+def test_a_network_that_cannot_be_made_is_told_with_what_it_is_called_with():
+    with pytest.raises(ConfigError, match=r"^network = .*raises TypeError.*a random key and the observation space"):
+        make_model(jax.random.key(0), CHOICE, SMALL, lambda key: key)  # type: ignore[arg-type]
+
+
 def test_a_log_std_that_follows_a_schedule_has_no_gradient_and_is_set_from_outside():
     settings = ModelSettings(hidden_sizes=(8,), log_std="linear:-0.7:-1.6")
     model = init(jax.random.key(0), VECTOR, settings)

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -192,8 +193,9 @@ def test_forward_mode_is_the_transpose_of_reverse_mode(network):
 @pytest.mark.parametrize(("make", "smallest"), [(nature_cnn, 36), (small_cnn, 20)])
 def test_an_image_too_small_is_refused_with_the_smallest_size(make, smallest):
     for shape in ((smallest - 1, smallest, 3), (3, smallest, smallest - 1), (smallest - 1, smallest)):
-        with pytest.raises(UnsupportedSpaceError, match=f"at least {smallest}x{smallest}"):
+        with pytest.raises(UnsupportedSpaceError, match=f'at least {smallest}x{smallest}.*image_network to "impala"'):
             make(jax.random.key(0), shape)
+        jax.eval_shape(partial(impala_cnn, shape=shape), jax.random.key(0))
     jax.eval_shape(lambda key: make(key, (smallest, smallest, 3)), jax.random.key(0))
 
 

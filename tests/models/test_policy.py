@@ -84,6 +84,31 @@ def test_a_mask_that_does_not_fit_is_refused(space, mask):
     assert error.value.field == "mask"
 
 
+@pytest.mark.parametrize("obs", ["abc", [{}, 1, 2], [[1], 2, 3], None, 10**400], ids=repr)
+def test_what_is_no_observation_is_refused(obs):
+    with pytest.raises(ConfigError) as error:
+        make(CHOICE).act(obs)
+    assert error.value.field == "obs"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_observation_that_is_not_finite_is_refused(value):
+    obs = OBS.copy()
+    obs[7, 1] = value
+    for given in (obs, obs[7]):
+        with pytest.raises(ConfigError, match="holds NaN or infinity") as error:
+            make(CHOICE).act(given)
+        assert error.value.field == "obs"
+
+
+def test_what_is_given_for_a_carry_to_a_policy_without_memory_is_refused():
+    beta = ModelSettings(hidden_sizes=(8,), action_distribution="beta")
+    for policy in (make(CHOICE), make(spaces.Box((2,), "float32", -1.0, 1.0), beta)):
+        with pytest.raises(ConfigError, match=r"^carry = .*mask=\.\.\.") as error:
+            policy.act(OBS[0], np.ones(4, bool))
+        assert error.value.field == "carry"
+
+
 def test_the_seed_decides_what_is_sampled_over_any_number_of_calls():
     one, same, other = make(CHOICE), make(CHOICE), make(CHOICE, seed=1)
     sequences = [[int(policy.act(OBS[0])) for _ in range(NOISE_BLOCK + 50)] for policy in (one, same, other)]
@@ -115,8 +140,8 @@ def test_a_policy_on_a_bounded_interval_spreads_its_actions_over_the_box(kind, s
 )
 def test_a_policy_comes_back_from_its_folder_with_its_settings(tmp_path, settings):
     policy = make(PARTS, settings)
-    save_policy(tmp_path, policy)
-    loaded = load_policy(tmp_path)
+    save_policy(str(tmp_path / "policy"), policy)
+    loaded = load_policy(str(tmp_path / "policy"))
     assert loaded.settings == settings
     assert loaded.model.action_space == PARTS
     for one, two in zip(policy.act(OBS).values(), loaded.act(OBS).values(), strict=True):

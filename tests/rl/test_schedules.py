@@ -26,6 +26,7 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
         (Schedule(0.2, 0.1, 500), 250, 0.15),
         (Schedule(0.2, 0.1, 500), 800, 0.1),
         (Schedule(-0.7, -1.6), 500, -1.15),
+        (Schedule(1.0, 0.0, 2 * 10**10), 10**10, 0.5),
     ],
 )
 def test_a_schedule_is_linear_and_then_constant(schedule, env_steps, value):
@@ -47,6 +48,7 @@ def test_a_schedule_compiles_and_is_single_precision():
         ("3e-4", Schedule(3e-4, 3e-4)),
         ("linear:3e-4:0", Schedule(3e-4, 0.0)),
         ("linear:0.2:0.1:500000", Schedule(0.2, 0.1, 500_000)),
+        ("linear:0:3e-4:1e6", Schedule(0.0, 3e-4, 1_000_000)),
         (Schedule(1.0, 0.5, 7), Schedule(1.0, 0.5, 7)),
     ],
 )
@@ -73,6 +75,7 @@ def test_the_text_of_a_schedule_is_the_schedule(start, end, steps):
         "linear:1:2:0",
         "linear:1:2:-5",
         "linear:1:2:0.5",
+        "linear:1:2:1e-3",
         "linear:a:2",
         "cosine:1:0",
         "nan",
@@ -100,9 +103,10 @@ def test_what_is_no_schedule_is_refused_by_name(setting):
     assert error.value.field == "clip_range"
 
 
-def test_both_ends_must_keep_the_limits_and_the_start_may_be_asked_for_more():
+def test_both_ends_must_keep_the_limits_and_one_of_them_may_be_asked_for_more():
     limits = {"above": 0.0, "minimum": 0.0, "maximum": 1.0}
     assert check_scalar("x", "linear:1:0", **limits) == Schedule(1.0, 0.0)
-    for setting in ("linear:0:1", "linear:0.5:-0.1", "linear:0.5:1.1", 1.5, 0.0):
+    assert check_scalar("x", "linear:0:1", **limits) == Schedule(0.0, 1.0)
+    for setting in ("linear:-0.1:1", "linear:0.5:-0.1", "linear:0.5:1.1", "linear:0:0", 1.5, 0.0):
         with pytest.raises(ConfigError, match="out of range"):
             check_scalar("x", setting, **limits)

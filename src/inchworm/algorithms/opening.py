@@ -25,6 +25,10 @@ from inchworm.types import AnyArray, ArrayTree, Batch, Metrics, Rollout
 ROUNDING = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 """Of networks that compute in a dtype."""
 
+CHECKED_STEPS = 16
+"""Of a policy with memory, at the start of each rollout: a memory can double rounding errors at every step, so that
+later ones say nothing of whether the policy is the one that acted."""
+
 
 class Opening(NamedTuple):
     """What every update starts from."""
@@ -40,13 +44,15 @@ class Opening(NamedTuple):
 def opening_pass(model: Model, normalizers: Normalizers, rollout: Rollout, config: Settings, now: Now) -> Opening:
     """The batch to learn from and the old distributions.
 
-    `policy/log_ratio_at_start` is the largest |log pi(a|s) - stored log-prob| over the valid rows: the ratio that
-    equation (6) divides by must be 1 before the first step. `policy/log_ratio_tolerance` is what rounding allows.
+    `policy/log_ratio_at_start` is the largest |log pi(a|s) - stored log-prob| over the valid rows, with memory those of
+    the first `CHECKED_STEPS` steps: the ratio that equation (6) divides by must be 1 before the first step.
+    `policy/log_ratio_tolerance` is what rounding allows.
     """
     old, value, carries = unroll(model, normalizers, rollout)
     advantage, returns = advantages_and_returns(model, normalizers, rollout, value, carries, config, now)
     weight = rollout.valid.astype(jnp.float32)
     drift = jnp.where(rollout.valid, old.log_prob(rollout.action) - rollout.log_prob, 0.0)
+    checked = drift[:CHECKED_STEPS] if model.recurrent else drift
     batch = Batch(
         obs=rollout.obs,
         first=rollout.first,
@@ -60,7 +66,7 @@ def opening_pass(model: Model, normalizers: Normalizers, rollout: Rollout, confi
         weight=weight,
     )
     metrics = {
-        "policy/log_ratio_at_start": jnp.max(jnp.abs(drift)),
+        "policy/log_ratio_at_start": jnp.max(jnp.abs(checked)),
         "policy/log_ratio_tolerance": jnp.float32(old.log_prob_tolerance(ROUNDING[config.compute_dtype])),
     }
     if rollout.tail is None:

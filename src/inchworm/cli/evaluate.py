@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from inchworm.api import load
+from inchworm.cli.train import readers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="inchworm evaluate", args=arguments)
+    with readers():
+        options = tyro.cli(Options, prog="inchworm evaluate", args=arguments)
     run = load(options.run)
     results = {
         kind: run.evaluate(

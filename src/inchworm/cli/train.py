@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -15,7 +13,7 @@ import tyro
 
 from inchworm.algorithms.settings import Settings
 from inchworm.api import train
-from inchworm.checks import check_choice
+from inchworm.checks import check_choice, read_integer
 from inchworm.config import ALGORITHMS, PRESETS
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError
@@ -192,13 +190,14 @@ def _environment_of(arguments: list[str], settings: type) -> str | None:
     """The word that names the environment: the first that is neither an option, nor the value of one, nor a number."""
     flags = {field.name for kind in (Options, settings) for field in dataclasses.fields(kind) if field.type is bool}
     without_value = {"h", "help", *flags, *(f"no_{flag}" for flag in flags)}
-    words = iter(arguments)
-    for word in words:
+    words = zip_longest(arguments, arguments[1:], fillvalue="")
+    for word, following in words:
         if word.isdigit():  # a further value of a list
             continue
         if not word.startswith("-"):
             return word
-        if "=" not in word and word.lstrip("-").replace("-", "_") not in without_value:
+        has_value = "=" not in word and word.lstrip("-").replace("-", "_") not in without_value
+        if has_value and not following.startswith("--"):
             next(words, None)
     return None
 
@@ -216,11 +215,14 @@ def _number_after(option: str, arguments: list[str]) -> int:
 
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
-    """What follows an option, the last time it is given; None if it is not."""
+    """What follows an option, the last time it is given; None if it is not, or another option follows.
+
+    That a value is missing the parser says.
+    """
     value = None
     for word, following in zip_longest(arguments, arguments[1:]):
         if word == option:
-            value = following
+            value = None if following is None or following.startswith("--") else following
         elif word.startswith(option + "="):
             value = word.partition("=")[2]
     return value
@@ -230,6 +232,7 @@ def readers() -> tyro.constructors.ConstructorRegistry:
     """How the words of options become the values of settings."""
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_integer_rule)
+    registry.primitive_rule(_optional_rule)
     registry.primitive_rule(_scalar_rule)
     return registry
 
@@ -241,20 +244,25 @@ def _integer_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructor
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="INT",
-        instance_from_str=lambda given: _integer(given[0]),
+        instance_from_str=lambda given: read_integer(given[0]),
         is_instance=lambda value: isinstance(value, int),
         str_from_instance=lambda value: [str(value)],
     )
 
 
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        number = Decimal(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?e\+?[0-9]{1,2}", text, re.IGNORECASE) else None
-        if number is None or number != int(number):
-            raise ValueError(f"{text} is no whole number") from None
-        return int(number)
+def _optional_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Numbers that may be None, which is written as `none` in small letters or large, as in every such setting."""
+    parts = set(get_args(info.type))
+    if parts not in ({int, type(None)}, {float, type(None)}):
+        return None
+    read, metavar = (read_integer, "INT|none") if int in parts else (float, "FLOAT|none")
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda given: None if given[0].lower() == "none" else read(given[0]),
+        is_instance=lambda value: value is None or isinstance(value, int | float),
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
+    )
 
 
 def _scalar_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:

@@ -1,7 +1,7 @@
 """Returns of a policy in environments of its own, apart from training."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -69,15 +69,17 @@ def evaluate(
         factory: makes the environment.
         episodes: how many.
         deterministic: act by the distributions' modes.
-        seed: of the environment; training environments of the same seed differ from it.
+        seed: of the environment and of sampled actions; training environments of the same seed differ from it.
         max_episode_steps: where an endless episode is cut, and counted as unfinished; it is the last one.
     """
     env = factory()
     returns, lengths, unfinished = [], [], 0
     try:
         for episode in range(episodes):
-            start = env.reset(seed=environment_seed(seed, EVALUATION_STREAM + episode, 0))
-            episode_rewards = play(policy, env, start, deterministic)
+            episode_seed = environment_seed(seed, EVALUATION_STREAM + episode, 0)
+            start = env.reset(seed=episode_seed)
+            # Noise of its own, so that an episode does not depend on what the policy has done before.
+            episode_rewards = play(replace(policy, seed=episode_seed), env, start, deterministic)
             rewards = list(islice(episode_rewards, max_episode_steps))
             returns.append(sum(rewards))
             lengths.append(len(rewards))

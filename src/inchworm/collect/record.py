@@ -1,14 +1,16 @@
 """An episode as pictures."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 import gymnasium
 import numpy as np
 
 from inchworm.collect.evaluate import play
-from inchworm.envs.pool import environment_seed
-from inchworm.errors import EnvironmentContractError, MissingDependencyError
+from inchworm.envs.pool import environment_seed, first_line
+from inchworm.errors import EnvironmentContractError, InchwormError, MissingDependencyError
 from inchworm.models.policy import Policy
 
 MAX_FRAMES = 300
@@ -32,33 +34,42 @@ def render_episode(
         MissingDependencyError: there is no renderer.
         EnvironmentContractError: the environment renders no arrays.
     """
-    try:
+    with _rendering():
         env = factory()
+    with contextlib.closing(env):
         start = env.reset(seed=environment_seed(seed, 2**30, 0))
         frames, total = [_frame(env)], 0.0
-        for reward in islice(play(policy, env, start, deterministic), MAX_FRAMES - 1):
+        for reward in islice(play(replace(policy, seed=seed), env, start, deterministic), MAX_FRAMES - 1):
             total += reward
             frames.append(_frame(env))
-        fps = int(env.metadata.get("render_fps") or 30)
-        env.close()
-    except EnvironmentContractError:
-        raise
-    except Exception as error:
-        # What a missing renderer raises depends on the simulator: FatalError, GLError, DependencyNotInstalled ...
-        raise MissingDependencyError(
-            "renderer",
-            type(error).__name__,
-            f"the environment cannot be rendered here ({str(error).splitlines()[0] if str(error) else 'no message'})",
-            "MuJoCo needs EGL or OSMesa (Debian: apt-get install libegl1 libosmesa6), classic control needs "
-            'pip install "inchworm[classic]".',
-        ) from error
-    return frames, total, fps
+        return frames, total, int(env.metadata.get("render_fps") or 30)
 
 
 def _frame(env: gymnasium.Env) -> np.ndarray:
-    frame = env.render()
+    with _rendering():
+        frame = env.render()
     if not isinstance(frame, np.ndarray) or frame.ndim != 3:
         raise EnvironmentContractError(
             "render_mode", repr(env.render_mode), "gives no pictures", "Support render_mode='rgb_array'."
         )
     return frame
+
+
+@contextlib.contextmanager
+def _rendering() -> Iterator[None]:
+    """Inside it an error means that a renderer is missing, if it is none of this library's.
+
+    What a missing renderer raises depends on the simulator: FatalError, GLError, DependencyNotInstalled ...
+    """
+    try:
+        yield
+    except InchwormError:
+        raise
+    except Exception as error:
+        raise MissingDependencyError(
+            "renderer",
+            type(error).__name__,
+            f"the environment cannot be rendered here ({first_line(error)})",
+            "MuJoCo needs EGL or OSMesa (Debian: apt-get install libegl1 libosmesa6), classic control needs "
+            'pip install "inchworm[classic]".',
+        ) from error

@@ -228,6 +228,8 @@ class GymnasiumPool:
         # For each environment the episode before the running one, and the running one. The earlier one is there
         # so that a resume right after a reset has something to compare.
         self._logs: list[list[EpisodeLog]] = [[] for _ in range(num_envs)]
+        self._whole = True
+        """False in the middle of a step, and for good where one has failed: from there no episode can go on."""
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -242,6 +244,7 @@ class GymnasiumPool:
         obs = [leaf[t + 1] for leaf in buffers.obs]
         rewards = buffers.reward[t]
         ended = []
+        self._whole = False
         for index, (action, record) in enumerate(self._rows(actions)):
             leaves, rewards[index], terminated, truncated = self._step_env(index, action, record)
             write(next_obs, index, leaves)
@@ -254,11 +257,12 @@ class GymnasiumPool:
             leaf[...] = successor
         for index in ended:
             write(obs, index, self._reset(index))
+        self._whole = True
 
     def snapshot(self) -> PoolSnapshot:
         arrays: dict[str, np.ndarray] = {}
         document: dict[str, Any] = {"kind": "gymnasium", "restarts": list(self._restarts), "episodes": []}
-        for index, logs in enumerate(self._logs):
+        for index, logs in enumerate(self._logs if self._whole else [[] for _ in self._logs]):
             document["episodes"].append(
                 [
                     {
@@ -311,7 +315,7 @@ class GymnasiumPool:
     def _replay(self, index: int, logs: list[EpisodeLog], obs: list[np.ndarray]) -> str | None:
         """Lives the logged episodes again; returns what kept it from being exact, or None."""
         if not logs:
-            return "it had not started"
+            return "its episode was not kept"
         if not all(log.complete for log in logs):
             return f"its episode is longer than {MAX_REPLAY_STEPS} steps and was not kept"
         leaves: list[np.ndarray] = []

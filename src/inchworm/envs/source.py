@@ -126,6 +126,7 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
     if not callable(env):
         raise ConfigError("env", repr(env), "is no environment", "Give an id, a class or a function that makes one.")
     name = getattr(env, "__qualname__", type(env).__qualname__).replace("<", "").replace(">", "")
+    kwargs, _ = _stored_kwargs(kwargs)
     return _from_factory(name, False, cast(EnvFactory, partial(env, **kwargs)), kwargs)
 
 
@@ -137,14 +138,7 @@ def is_object(env: Any) -> bool:
 
 
 def _from_id(env: str, kwargs: dict[str, Any], backend: str | None) -> EnvSource:
-    try:
-        # A copy, and what a resumed run will read.
-        document = json.dumps(kwargs, sort_keys=True)
-        kwargs = json.loads(document)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            "env_kwargs", kwargs, "cannot be written to config.json", "Give a function that makes the environment."
-        ) from error
+    kwargs, document = _stored_kwargs(kwargs)
     backend = backend or ("ale" if is_game(env) else "gymnasium")
     match backend:
         case "gymnasium":
@@ -173,6 +167,24 @@ def _from_id(env: str, kwargs: dict[str, Any], backend: str | None) -> EnvSource
     )
 
 
+def _stored_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The arguments as a resumed run will read them, and their text.
+
+    Raises:
+        ConfigError: they have none.
+    """
+    try:
+        document = json.dumps(kwargs, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "env_kwargs",
+            kwargs,
+            "cannot be written to config.json",
+            "Give a function that makes the environment with them.",
+        ) from error
+    return json.loads(document), document
+
+
 @lru_cache
 def _jax_env(env: str, kwargs: str, backend: str) -> Any:
     """A JAX environment, by its arguments as JSON. Always the same, because compiled programs are kept by it."""
@@ -190,7 +202,8 @@ def _from_factory(name: str, by_id: bool, factory: Callable[[], Any], kwargs: di
     env = factory()
     if isinstance(env, VectorEnv):
         first = [env]
-        return _from_vector(name, env, lambda: first.pop() if first else factory())
+        source = _from_vector(name, env, lambda: first.pop() if first else factory())
+        return dataclasses.replace(source, kwargs=kwargs)
     try:
         if not isinstance(env, gymnasium.Env):
             raise ConfigError(

@@ -14,6 +14,7 @@ import jax
 import safetensors.numpy
 
 from inchworm import spaces
+from inchworm.checks import check_integer, check_path
 from inchworm.errors import CheckpointError, ConfigError, RunFolderError
 from inchworm.io.files import (
     FAILURES,
@@ -35,12 +36,13 @@ from inchworm.spaces import EnvSpec
 FORMAT = 1
 
 
-def save_policy(folder: Path, policy: Policy) -> None:
+def save_policy(folder: str | Path, policy: Policy) -> None:
     """Writes the policy; the JSON is written last and vouches for the tensors.
 
     Raises:
         RunFolderError: the folder cannot be written.
     """
+    folder = check_path("folder", folder)
     model = policy.model
     arrays = plain_arrays(to_arrays({"model": model, "obs_stats": policy.obs_stats}))
     tensors = safetensors.numpy.save(arrays)
@@ -52,6 +54,7 @@ def save_policy(folder: Path, policy: Policy) -> None:
         "custom_network": isinstance(model.reader.encoder, CustomEncoder),
         "normalized": any(stats is not None for stats in policy.obs_stats),
         "tensors": describe_tensors(arrays),
+        "seed": policy.seed,
         "size": len(tensors),
         "sha256": hashlib.sha256(tensors).hexdigest(),
         "info": policy.info,
@@ -66,12 +69,15 @@ def save_policy(folder: Path, policy: Policy) -> None:
         ) from error
 
 
-def load_policy(folder: Path, custom_network: CustomNetwork | None = None) -> Policy:
+def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> Policy:
     """Reads a policy; nothing in the files is executed.
+
+    `network` is needed again where the policy has one of your own.
 
     Raises:
         CheckpointError: the files are missing, damaged or of another version.
     """
+    folder = check_path("folder", folder)
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -85,10 +91,10 @@ def load_policy(folder: Path, custom_network: CustomNetwork | None = None) -> Po
             raise ValueError("policy.safetensors is damaged, its SHA-256 is not the one in policy.json")
         arrays = parse_tensors("policy.safetensors", tensors, document["tensors"])
         settings = ModelSettings(**document["model"])
-        if document["custom_network"] and custom_network is None:
+        if document["custom_network"] and network is None:
             raise ValueError("it has a network of your own, which is code and not stored: give it again, network=...")
-        tree = from_arrays(_template(document, settings, custom_network), arrays)
-        info = document["info"]
+        tree = from_arrays(_template(document, settings, network), arrays)
+        info, seed = document["info"], check_integer("seed", document["seed"], 0, 2**32 - 1)
     except (*FAILURES, LookupError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             "policy",
@@ -96,15 +102,15 @@ def load_policy(folder: Path, custom_network: CustomNetwork | None = None) -> Po
             f"cannot be loaded: {error or type(error).__name__}",
             "Name another run or policy folder.",
         ) from error
-    return Policy(tree["model"], tree["obs_stats"], settings, info=info)
+    return Policy(tree["model"], tree["obs_stats"], settings, seed, info)
 
 
-def _template(document: dict[str, Any], settings: ModelSettings, custom_network: CustomNetwork | None) -> Any:
+def _template(document: dict[str, Any], settings: ModelSettings, network: CustomNetwork | None) -> Any:
     """Shapes and dtypes of the tensors that the description calls for."""
     spec = EnvSpec(spaces.from_json(document["observation_space"]), spaces.from_json(document["action_space"]))
 
     def build(key: jax.Array) -> Any:
-        model = make_model(key, spec, settings, custom_network)
+        model = make_model(key, spec, settings, network)
         return {
             "model": model,
             "obs_stats": observations.empty_stats(spec.observation_space, bool(document["normalized"])),

@@ -68,11 +68,14 @@ def _cpu_model() -> str:
 
 @cache
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from, None for an installed one."""
+    """The commit of the checkout this package runs from; None for an installed one, or where git does not answer."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
-    answer = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
-    )
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
     return answer.stdout.strip() or None

@@ -60,6 +60,11 @@ class RunFolder:
     def policy(self) -> Path:
         return self.path / "policy"
 
+    @property
+    def complete(self) -> bool:
+        """Whether a finished run has left all it should; the curve comes last."""
+        return self.policy.is_dir() and self.curve.exists()
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the run while it trains.
@@ -77,6 +82,14 @@ class RunFolder:
             yield
 
 
+def check_name(name: Any) -> None:
+    """`RunFolderError` unless a run's folder can be called so; None leaves the name to the library."""
+    if name is None:
+        return
+    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+        raise RunFolderError("name", name, "is not the name of one folder", "Give a text without slashes.")
+
+
 def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: str | None) -> RunFolder:
     """Makes the folder of a new run.
 
@@ -90,9 +103,8 @@ def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: st
     Raises:
         RunFolderError: it cannot be written, or a run of that name exists, or the name is no folder's.
     """
-    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
-        raise RunFolderError("name", name, "is not the name of one folder", "Leave out slashes, and give one at all.")
-    parent = Path(out) / env.replace("/", "->").replace(":", "->") / algorithm
+    check_name(name)
+    parent = out / _env_folder(env) / algorithm
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     candidates = (
         [name]
@@ -117,13 +129,23 @@ def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: st
     )
 
 
+def out_of(run: Path, env: str, algorithm: str) -> Path:
+    """Where a run is kept: what it was made in, or, if its folder was moved elsewhere, the folder that it lies in."""
+    run = run.resolve()
+    return run.parents[2] if run.parts[-3:-1] == (_env_folder(env), algorithm) else run.parent
+
+
+def _env_folder(env: str) -> str:
+    return env.replace("/", "->").replace(":", "->")
+
+
 def open_run_folder(path: Path) -> RunFolder:
     """The folder of an existing run.
 
     Raises:
         RunFolderError: there is no run.
     """
-    folder = RunFolder(Path(path))
+    folder = RunFolder(path)
     if not folder.config.is_file():
         raise RunFolderError(
             "run", str(path), "is not a run's folder: it has no config.json", "Name a folder below runs/."

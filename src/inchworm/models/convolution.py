@@ -145,7 +145,7 @@ def _orthogonal_cnn(
             "observation_space",
             f"an image of {height}x{width}",
             "is smaller than the network's kernels reach",
-            f"Give images of at least {smallest}x{smallest}, or choose another network.",
+            f'Give images of at least {smallest}x{smallest}, or set image_network to "impala", which takes any size.',
         )
     shapes = []
     for channels_out, size, stride in zip(channels, sizes, strides, strict=True):

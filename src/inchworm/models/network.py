@@ -177,7 +177,7 @@ def _make_encoder(
     """The encoder, and the length of the vector it makes of an observation."""
     leaves = spaces.leaves(space)
     if custom is not None:
-        encoder = CustomEncoder(custom(key, space), space)
+        encoder = CustomEncoder(_call_custom(custom, key, space), space)
     elif any(map(is_image, leaves)):
         make = IMAGE_NETWORKS[settings.image_network]
         keys = jax.random.split(key, len(leaves))
@@ -188,6 +188,18 @@ def _make_encoder(
     else:
         return VectorEncoder(space), sum(map(num_features, leaves))
     return encoder, _width_of(encoder, leaves)
+
+
+def _call_custom(custom: CustomNetwork, key: PRNGKey, space: spaces.Space) -> Any:
+    try:
+        return custom(key, space)
+    except Exception as error:
+        raise ConfigError(
+            "network",
+            getattr(custom, "__qualname__", type(custom).__name__),
+            f"raises {type(error).__name__}: {error}",
+            "Give a function that takes a random key and the observation space, and returns a pytree.",
+        ) from error
 
 
 def _width_of(encoder: ImageEncoder | CustomEncoder, leaves: list[spaces.Leaf]) -> int:

@@ -2,9 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from inchworm.checks import check_choice, check_flag, check_integer
+from inchworm.checks import check_choice, check_flag, check_integer, check_known
 from inchworm.errors import ConfigError
 from inchworm.models.convolution import IMAGE_NETWORKS
 from inchworm.models.mlp import ACTIVATIONS
@@ -41,6 +41,18 @@ class ModelSettings:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """In which networks compute; parameters, memory, advantages and statistics are float32 in any case."""
 
+    def __new__(cls, *unnamed: Any, **settings: Any) -> Self:
+        # Before the dataclass's own `__init__`, which would raise a TypeError that names no setting.
+        if unnamed:
+            raise ConfigError(
+                cls.__name__,
+                repr(unnamed[0]),
+                "is given without the name of a setting",
+                f"Name each, as in {cls.__name__}(hidden_sizes=(64, 64)).",
+            )
+        check_known(settings, cls)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         if not isinstance(self.hidden_sizes, list | tuple):
             raise ConfigError("hidden_sizes", self.hidden_sizes, "is not a list of widths", "Give e.g. (64, 64).")
@@ -52,8 +64,8 @@ class ModelSettings:
         check_flag("shared_trunk", self.shared_trunk)
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_choice("action_distribution", self.action_distribution, ("gaussian", "tanh_gaussian", "beta"))
-        if self.log_std not in ("learned", "state"):
-            log_std: Any = self.log_std
+        log_std: Any = self.log_std
+        if not isinstance(log_std, str) or log_std not in ("learned", "state"):
             object.__setattr__(self, "log_std", check_scalar("log_std", log_std, minimum=-20.0, maximum=20.0))
         if self.log_std != "learned" and self.action_distribution == "beta":
             raise ConfigError("log_std", self.log_std, "means nothing to a Beta distribution", "Leave it out.")

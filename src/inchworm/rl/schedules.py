@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from inchworm.checks import read_integer
 from inchworm.errors import ConfigError
 
 FORMS = "Give a number, linear:START:END (over the whole budget) or linear:START:END:STEPS."
@@ -34,7 +35,8 @@ class Schedule:
 
     def __call__(self, env_steps: Float[Array, ""] | float, total_steps: float) -> Float[Array, ""]:
         """The value after `env_steps` environment steps of a run of `total_steps`."""
-        fraction = jnp.clip(env_steps / (self.steps or total_steps), 0.0, 1.0)
+        # A whole number would have to fit into 32 bits.
+        fraction = jnp.clip(env_steps / float(self.steps or total_steps), 0.0, 1.0)
         return jnp.asarray(self.start + (self.end - self.start) * fraction, jnp.float32)
 
     def __str__(self) -> str:
@@ -53,7 +55,7 @@ def check_scalar(
 ) -> Schedule:
     """The schedule a scalar setting stands for; `ConfigError` if it is none or leaves the range.
 
-    `above` bounds the start only, so that a learning rate must be positive and may end at zero.
+    `above` bounds one end only, so that a learning rate may start or end at zero, but not stay there.
     """
     schedule = _parse(field, value)
     for end in (schedule.start, schedule.end):
@@ -61,8 +63,8 @@ def check_scalar(
             raise ConfigError(field, value, "is not finite", FORMS)
         if not minimum <= end <= maximum:
             raise ConfigError(field, value, "is out of range", f"Stay between {minimum:g} and {maximum:g}.")
-    if not schedule.start > above:
-        raise ConfigError(field, value, "is out of range", f"Start above {above:g}.")
+    if not max(schedule.start, schedule.end) > above:
+        raise ConfigError(field, value, "is out of range", f"Start or end above {above:g}.")
     return schedule
 
 
@@ -79,8 +81,8 @@ def _parse(field: str, value: Any) -> Schedule:
                 return Schedule(float(kind), float(kind))
             if kind == "linear" and len(numbers) == 2:
                 return Schedule(float(numbers[0]), float(numbers[1]))
-            if kind == "linear" and len(numbers) == 3 and int(numbers[2]) > 0:
-                return Schedule(float(numbers[0]), float(numbers[1]), int(numbers[2]))
+            if kind == "linear" and len(numbers) == 3 and (steps := read_integer(numbers[2])) > 0:
+                return Schedule(float(numbers[0]), float(numbers[1]), steps)
     except (TypeError, ValueError, OverflowError):
         pass
     raise ConfigError(field, value, "is neither a number nor a schedule", FORMS)
