@@ -84,6 +84,18 @@ def test_advantages_are_the_double_sum_over_the_values_of_both_observations(stat
     np.testing.assert_allclose(batch.advantage, expected, atol=1e-5)
 
 
+def test_without_a_time_limit_inside_the_rollout_successors_have_the_values_of_the_next_rows(state, rollout):
+    truncated = np.zeros(SHAPE, bool)
+    truncated[-1] = ~rollout.terminated[-1]
+    next_obs = np.concatenate([rollout.obs[1:], rollout.next_obs[-1:]])
+    lived = rollout._replace(truncated=truncated, next_obs=next_obs, valid=np.ones(SHAPE, bool))
+    batch, _, _ = opened(state.model, NORMALIZERS, lived)
+    flags = (lived.terminated, lived.truncated, lived.valid)
+    values = (oracle_value(state, lived.obs), oracle_value(state, next_obs))
+    expected = oracles.generalized_advantage(lived.reward, *values, *flags, GAMMA, LAMBDA)
+    np.testing.assert_allclose(batch.advantage, expected, atol=1e-5)
+
+
 def test_returns_are_advantage_plus_value(state, rollout, opening):
     batch, _, _ = opening
     np.testing.assert_allclose(batch.value, oracle_value(state, rollout.obs), atol=1e-5)

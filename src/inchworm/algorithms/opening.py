@@ -89,7 +89,7 @@ def advantages_and_returns(
     now: Now,
 ) -> tuple[Float[AnyArray, "T N"], Float[AnyArray, "T N"]]:
     """Advantages, standardised over the batch if asked for, and the value function's targets."""
-    next_value = model.look_ahead(normalizers, rollout.next_obs, carries)
+    next_value = _successor_value(model, normalizers, rollout, value, carries)
     if rollout.tail is not None:  # no value function: what came after the horizon stands at its last row
         value, next_value = jnp.zeros_like(value), jnp.zeros_like(next_value).at[-1].set(rollout.tail)
         next_value = jnp.where(rollout.truncated, 0.0, next_value)
@@ -109,3 +109,19 @@ def advantages_and_returns(
     if config.normalize_advantage == "batch":
         advantage = standardize(advantage, rollout.valid.astype(jnp.float32))
     return advantage, returns
+
+
+def _successor_value(
+    model: Model, normalizers: Normalizers, rollout: Rollout, value: Float[AnyArray, "T N"], carries: ArrayTree
+) -> Float[AnyArray, "T N"]:
+    """V(next_obs), where an estimator reads it: everywhere but at terminations.
+
+    Where an episode goes on, its successor is the next row's observation, whose value is there already. Only rollouts
+    with a time limit in them are looked at once more.
+    """
+    last = jax.tree.map(lambda leaf: leaf[-1:], (rollout.next_obs, carries))
+    following = jnp.concatenate([value[1:], model.look_ahead(normalizers, *last)])
+    cut = rollout.truncated & rollout.valid
+    return jax.lax.cond(
+        jnp.any(cut[:-1]), lambda: model.look_ahead(normalizers, rollout.next_obs, carries), lambda: following
+    )
