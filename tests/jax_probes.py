@@ -15,6 +15,7 @@ ACTION_SPACES = {
     "multi_discrete": MultiDiscrete((2, 3), (2,), (0, 1), "int64"),
     "multi_binary": MultiBinary((3,)),
     "box": Box((2,), "float32", -1.0, 1.0),
+    "wide_box": Box((2,), "float32", -2.0, 2.0),
     "hybrid": Dict((("choice", Discrete(3)), ("push", UNIT_BOX))),
 }
 
