@@ -121,7 +121,9 @@ def _successor_value(
     """
     last = jax.tree.map(lambda leaf: leaf[-1:], (rollout.next_obs, carries))
     following = jnp.concatenate([value[1:], model.look_ahead(normalizers, *last)])
+
+    def all_anew(next_obs: ArrayTree) -> Float[AnyArray, "T N"]:
+        return model.look_ahead(normalizers, next_obs, carries)
+
     cut = rollout.truncated & rollout.valid
-    return jax.lax.cond(
-        jnp.any(cut[:-1]), lambda: model.look_ahead(normalizers, rollout.next_obs, carries), lambda: following
-    )
+    return jax.lax.cond(jnp.any(cut[:-1]), all_anew, lambda _: following, rollout.next_obs)
