@@ -85,6 +85,7 @@ def update_cost(steps: int) -> dict[str, float]:
     from inchworm.algorithms.iteration import make_iteration
     from inchworm.build import make_algorithm
     from inchworm.envs.source import env_source
+    from inchworm.models import observations
     from inchworm.planning import configure_jax
     from inchworm.types import Rollout
 
@@ -100,7 +101,7 @@ def update_cost(steps: int) -> dict[str, float]:
     rng, shape = np.random.default_rng(0), (settings.horizon, NUM_ENVS)
     obs, next_obs, action = (rng.normal(size=(*shape, size)).astype(np.float32) for size in (17, 17, 6))
     none = np.zeros(shape, bool)
-    distribution = state.model.unroll(_normalizers(state), obs, none, None, None).distribution
+    distribution = state.model.unroll(observations.freeze(state.obs_stats), obs, none, None, None).distribution
     rollout = Rollout(
         obs=obs,
         first=none,
@@ -122,12 +123,6 @@ def update_cost(steps: int) -> dict[str, float]:
         seconds.append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": median(seconds), "peak_bytes": peak}
-
-
-def _normalizers(state: Any) -> Any:
-    from inchworm.models import observations
-
-    return observations.freeze(state.obs_stats)
 
 
 def long_training(backend: Any, seed: int) -> dict[str, float]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -30,7 +29,7 @@ import tyro
 from rich.table import Table
 
 from measuring import RESULTS, commit, console, in_fresh_process, machine, verdict, write_result
-from peers.protocol import WORKS, Work
+from peers.protocol import WARM_UP_ITERATIONS, WORKS, Clock, Work
 
 WORK = WORKS["halfcheetah-8"]
 BACKENDS = ("envpool", "gymnasium")
@@ -89,45 +88,28 @@ def parts(split: dict[str, float], environments: float, floor: float) -> dict[st
 
 def split_training(backend: Any, seed: int) -> dict[str, float]:
     """Milliseconds of rollouts, updates and everything in an iteration of a training, the first one left out."""
-    import inchworm as iw
-    import inchworm.build
-    from inchworm.collect.collector import TurnCollector
+    from inchworm.collect.host import HostRollouts
+    from inchworm.collect.pool import PoolRollouts
     from peers import ours
 
-    spent = {"rollout": [], "update": []}
+    rollouts: list[float] = []
 
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(collect: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             began = time.perf_counter()
-            answer = ours.jax.block_until_ready(function(*arguments))
-            spent[name].append(time.perf_counter() - began)
+            answer = ours.jax.block_until_ready(collect(*arguments))
+            rollouts.append(time.perf_counter() - began)
             return answer
 
         return call
 
-    class SplitCollector(TurnCollector):
-        def __init__(self, rollouts: Any, state: Any, iterate: Any, *more: Any) -> None:
-            rollouts.collect = timed("rollout", rollouts.collect)
-            super().__init__(rollouts, state, timed("update", iterate), *more)
-
-    inchworm.build.TurnCollector = SplitCollector  # type: ignore[misc]
-    ends = []
-    with tempfile.TemporaryDirectory() as folder:
-        iw.train(
-            WORK.env_id,
-            ours.algorithm_of(WORK),
-            total_steps=WORK.total_steps,
-            seed=seed,
-            backend=backend,
-            out=folder,
-            on_iteration=lambda _: ends.append(time.perf_counter()),
-            checkpoint_seconds=1e9,
-            evaluation_episodes=0,
-            progress=False,
-        )
-    count = WORK.timed_iterations
-    seconds = {name: sum(times[-count:]) for name, times in spent.items()} | {"total": ends[-1] - ends[-1 - count]}
-    return {name: 1000 * total / count for name, total in seconds.items()}
+    for kind in (HostRollouts, PoolRollouts):
+        kind.collect = timed(kind.collect)
+    clock = Clock(WORK)
+    ours.train(WORK, seed, clock, backend)
+    clock.check_finished()
+    seconds = {"rollout": sum(rollouts[WARM_UP_ITERATIONS:]), "update": clock.update_seconds, "total": clock.seconds}
+    return {name: 1000 * total / WORK.timed_iterations for name, total in seconds.items()}
 
 
 def environments_in_step(backend: str, seed: int) -> float:

@@ -234,9 +234,8 @@ def _check_unedited(config: RunConfig, checkpoint: Checkpoint) -> None:
 
 def _spaces_of(checkpoint: Checkpoint) -> EnvSpec:
     """What the policy of a checkpoint was trained for."""
-    names = ("observation_space", "action_space")
     try:
-        return EnvSpec(*(spaces.from_json(checkpoint.meta[name]) for name in names))
+        return spaces.spec_from_json(checkpoint.meta)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             "manifest.json", repr(error), "does not say which spaces it is for", "Resume from another checkpoint."

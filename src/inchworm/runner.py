@@ -208,8 +208,7 @@ class Trainer:
                         "algorithm": self.config.algorithm_name,
                         "return_100": mean_return,
                         "decided_by": decisive(self.config),
-                        "observation_space": spaces.to_json(self.source.spec.observation_space),
-                        "action_space": spaces.to_json(self.source.spec.action_space),
+                        **spaces.spec_to_json(self.source.spec),
                     },
                 ),
             )

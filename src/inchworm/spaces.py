@@ -206,6 +206,16 @@ def from_json(data: Any) -> Space:
         ) from error
 
 
+def spec_to_json(spec: EnvSpec) -> dict[str, Any]:
+    """Both spaces as JSON, by name."""
+    return {"observation_space": to_json(spec.observation_space), "action_space": to_json(spec.action_space)}
+
+
+def spec_from_json(document: dict[str, Any]) -> EnvSpec:
+    """What `spec_to_json` wrote, perhaps among other things; `KeyError` if it is not there."""
+    return EnvSpec(from_json(document["observation_space"]), from_json(document["action_space"]))
+
+
 def _integers(values: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 

@@ -48,8 +48,7 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
     tensors = safetensors.numpy.save(arrays)
     document = {
         "format": FORMAT,
-        "observation_space": spaces.to_json(model.observation_space),
-        "action_space": spaces.to_json(model.action_space),
+        **spaces.spec_to_json(EnvSpec(model.observation_space, model.action_space)),
         "model": to_json(policy.settings, ModelSettings),
         "custom_network": isinstance(model.reader.encoder, CustomEncoder),
         "normalized": any(stats is not None for stats in policy.obs_stats),
@@ -107,7 +106,7 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
 
 def _template(document: dict[str, Any], settings: ModelSettings, network: CustomNetwork | None) -> Any:
     """Shapes and dtypes of the tensors that the description calls for."""
-    spec = EnvSpec(spaces.from_json(document["observation_space"]), spaces.from_json(document["action_space"]))
+    spec = spaces.spec_from_json(document)
 
     def build(key: jax.Array) -> Any:
         model = make_model(key, spec, settings, network)
