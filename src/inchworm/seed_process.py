@@ -31,7 +31,7 @@ def train(call: dict[str, Any], report: Callable[[float, float | None], None]) -
     configure_jax(config.threads)
     run = train_alone(
         config,
-        env_source(referred(call["env"]), call["env_kwargs"], call["backend"]),
+        env_source(referred(call["env"]), config.env_kwargs, call["backend"]),
         OwnParts(network=referred(call["network"])),
         out=Path(call["out"]),
         name=call["name"],

@@ -141,7 +141,7 @@ def train_seeds(
         if source.vector is not None:
             source.vector().close()  # each process makes one of its own
         whole = {"env": reference("env", env), "network": reference("network", network)}
-        whole |= {"env_kwargs": env_kwargs, "backend": backend, "out": str(out)}
+        whole |= {"backend": backend, "out": str(out)}
         whole["evaluation_episodes"] = evaluation_episodes
         group = new_folder("seeds", name and f"{name}-seeds")
         calls = [

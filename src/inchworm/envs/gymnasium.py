@@ -25,12 +25,12 @@ from inchworm.envs.pool import (
     StepBuffers,
     environment_seed,
     first_line,
+    foreign_snapshot,
     raised_error,
     unpack,
     write,
 )
 from inchworm.errors import (
-    CheckpointError,
     EnvironmentContractError,
     MissingDependencyError,
     UnsupportedSpaceError,
@@ -303,9 +303,7 @@ class GymnasiumPool:
                     self._restarts[index] += 1
                     write(obs, index, self._seeded_reset(index))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise CheckpointError(
-                "collector.json", repr(error), "does not describe these environments", "Resume from another checkpoint."
-            ) from error
+            raise foreign_snapshot(error) from error
         return problems
 
     def close(self) -> None:

@@ -121,10 +121,15 @@ def read_restarts(document: Any, kind: str) -> int:
         if found != kind or restarts < 0:
             raise ValueError(f"{found} restarted {restarts} times")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(
-            "collector.json", repr(error), "does not describe these environments", "Resume from another checkpoint."
-        ) from error
+        raise foreign_snapshot(error) from error
     return restarts
+
+
+def foreign_snapshot(error: Exception) -> CheckpointError:
+    """What is raised where a snapshot turns out to be none of the environments that are to be brought back by it."""
+    return CheckpointError(
+        "collector.json", repr(error), "does not describe these environments", "Resume from another checkpoint."
+    )
 
 
 class ObservationReader:
