@@ -91,7 +91,7 @@ def test_seeds_that_are_none_or_twice_are_refused(tmp_path):
 
 
 def test_environments_that_cannot_reach_other_processes_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"^env = .*cannot be found by the processes"):
+    with pytest.raises(ConfigError, match=r"^env = .*cannot be found by other processes"):
         iw.train_seeds(lambda: gymnasium.make("CartPole-v1"), SMALL, seeds=(0, 1), out=tmp_path, **QUIET)
     with pytest.raises(ConfigError, match=r"^optimizer = .*cannot be sent"):
         iw.train_seeds("CartPole-v1", SMALL, seeds=(0, 1), optimizer=optax.sgd(1.0), out=tmp_path, **QUIET)

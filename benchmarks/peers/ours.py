@@ -95,7 +95,7 @@ def algorithm_of(work: Work) -> iw.PPO | iw.TRPO:
     raise ValueError(f"{work.name} is no work for Inchworm")
 
 
-def train(work: Work, seed: int, clock: Clock, backend: Backend = "gymnasium") -> Training:
+def train(work: Work, seed: int, clock: Clock, backend: Backend = "gymnasium", env_processes: int = 1) -> Training:
     """Train with `iw.train`; gradient steps are those that Adam has counted in the last checkpoint."""
     time_updates(clock)
     env_steps = 0
@@ -112,6 +112,7 @@ def train(work: Work, seed: int, clock: Clock, backend: Backend = "gymnasium") -
             total_steps=work.total_steps,
             seed=seed,
             backend=backend,
+            env_processes=env_processes,
             out=folder,
             on_iteration=on_iteration,
             checkpoint_seconds=1e9,  # only the one at the end, after the clock has stopped

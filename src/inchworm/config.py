@@ -47,6 +47,8 @@ class RunConfig:
     """Threads of XLA's CPU backend; more than one pays only for wide networks, and changes results in the last bits."""
     devices: int = 1
     """Accelerators that share the environments and every minibatch."""
+    env_processes: int = 1
+    """Processes that share the stepping of Gymnasium's environments, this one included; the results are the same."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "own_parts", tuple(self.own_parts))
@@ -56,6 +58,7 @@ class RunConfig:
             "keep_checkpoints": (1, None),
             "threads": (1, None),
             "devices": (1, None),
+            "env_processes": (1, None),
         }
         for name, (minimum, maximum) in integers.items():
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum, maximum))
@@ -66,6 +69,13 @@ class RunConfig:
                 self.total_steps,
                 f"is less than one iteration of num_envs * horizon = {self.algorithm.steps_per_iteration} steps",
                 "Raise it, or lower horizon or num_envs.",
+            )
+        if self.env_processes > self.algorithm.num_envs:
+            raise ConfigError(
+                "env_processes",
+                self.env_processes,
+                f"is more than there are environments, num_envs = {self.algorithm.num_envs}",
+                "Lower it, or raise num_envs.",
             )
         rows = {"num_envs": self.algorithm.num_envs}
         if isinstance(self.algorithm, PPO | TRPO):

@@ -10,7 +10,7 @@
     └── TrainingError           training cannot go on
         ├── InvariantError          acting and updating disagree about the policy
         ├── NonFiniteError          too many updates in a row were not finite
-        └── WorkerError             a process that trained one of several seeds died
+        └── WorkerError             a process that trained a seed or stepped environments died
 
 Each message is one paragraph: the field and its value, what is wrong, what to do.
 """
@@ -81,4 +81,4 @@ class NonFiniteError(TrainingError):
 
 
 class WorkerError(TrainingError):
-    """A process that trained one of several seeds died."""
+    """A process that trained one of several seeds, or stepped some of the environments, died."""

@@ -19,7 +19,7 @@ from inchworm.envs.source import EnvSource, env_source
 from inchworm.errors import ConfigError
 from inchworm.models.observations import is_image
 from inchworm.spaces import EnvSpec
-from inchworm.workers import cores
+from inchworm.workers import check_outside, cores, reference
 
 
 def plan(
@@ -68,6 +68,8 @@ def plan(
             settings = {"num_envs": source.num_envs} | settings
         algorithm = dataclasses.replace(defaults, **settings)
     _check_effect(algorithm, named, source.spec, own)
+    if of_run.get("env_processes", 1) != 1:
+        _check_divisible(source, of_run["env_processes"])
     config = RunConfig(
         env=source.name,
         env_kwargs=source.kwargs,
@@ -101,6 +103,19 @@ def _check_effect(algorithm: Settings, named: Collection[str] | None, spec: EnvS
             if refused:
                 raise ConfigError(name, str(value), problem, f"Leave it out, or take {needs}.")
             warnings.warn(f"{name} = {value} {problem}.", stacklevel=4)
+
+
+def _check_divisible(source: EnvSource, env_processes: Any) -> None:
+    """Raises `ConfigError` where environments cannot be stepped by several processes."""
+    check_outside("env_processes")
+    if source.origin is None:
+        raise ConfigError(
+            "env_processes",
+            env_processes,
+            f"divides Gymnasium's environments, and those of {source.name} are stepped together",
+            "Leave it out.",
+        )
+    reference("env", source.origin)
 
 
 def _unread_here(spec: EnvSpec, own: OwnParts) -> dict[str, str]:

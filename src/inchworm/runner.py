@@ -17,7 +17,7 @@ from inchworm.build import OwnParts, make_collector
 from inchworm.collect.collector import Collector
 from inchworm.config import RunConfig
 from inchworm.envs.source import EnvSource
-from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormError, TrainingError
+from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormError, TrainingError, WorkerError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.curve import plot_curves
@@ -294,10 +294,11 @@ def train_together(
         with told_to_stop() as interrupted:
             try:
                 train_loop(lives, collector, interrupted)
-            except EnvironmentContractError as error:
-                raise error.with_fix(
-                    " ".join([error.fix, *(what_is_left(folder.path) for folder in folders)])
-                ) from error
+            except (EnvironmentContractError, WorkerError) as error:
+                left = " ".join(what_is_left(folder.path) for folder in folders)
+                if isinstance(error, WorkerError):
+                    raise WorkerError(f"{error} {left}") from error
+                raise error.with_fix(f"{error.fix} {left}") from error
             for trainer, live in zip(trainers, lives, strict=True):
                 try:
                     results.append(trainer.finish(live))

@@ -184,7 +184,7 @@ def _watcher(line: GroupProgress | None) -> Watch:
 
 def _check_sendable(env: Any, own: OwnParts) -> None:
     """Raises `ConfigError` for what processes cannot be told of."""
-    check_outside()
+    check_outside("seeds")
     if isinstance(env, VectorEnv):
         raise ConfigError(
             "env",

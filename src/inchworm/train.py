@@ -13,7 +13,7 @@ import numpy as np
 from inchworm.algorithms.state import TrainState
 from inchworm.collect.collector import Collector, Outcome
 from inchworm.config import RunConfig
-from inchworm.errors import EnvironmentContractError, InvariantError, NonFiniteError, TrainingError
+from inchworm.errors import EnvironmentContractError, InvariantError, NonFiniteError, TrainingError, WorkerError
 from inchworm.types import Episodes
 
 MAX_SKIPPED_IN_ROW = 10
@@ -135,6 +135,7 @@ def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Calla
 
     Raises:
         EnvironmentContractError: an environment failed; what was learned until then has been saved.
+        WorkerError: a process that steps environments died; likewise.
     """
     at_once, clock = 1, time.monotonic()
     while any(run.reason is None for run in runs):
@@ -142,7 +143,7 @@ def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Calla
         began = time.monotonic()
         try:
             outcomes = collector.advance(counts)
-        except EnvironmentContractError:
+        except (EnvironmentContractError, WorkerError):
             for index, run in enumerate(runs):
                 if counts[index] and run.progress.iteration:
                     run.save(collector.state(index), run.progress)

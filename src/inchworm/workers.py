@@ -1,9 +1,10 @@
-"""The same work several times, in processes of one core each.
+"""Processes that work for this one: what they are told, how they answer, and the same work several times at once.
 
-A worker is a Python program that reads what it has to do as one line of JSON from its standard input, and answers on
-its standard output in lines of JSON: how far it is, {"steps": ..., "score": ...}, and at last {"result": ...} or
-{"error": {"type": ..., "arguments": [...]}}. Its input stays open as long as the parent lives, so that a worker whose
-parent was killed sees the end of it and stops.
+A worker is a Python program that reads what it has to do from its standard input, and answers on its standard output.
+Its input stays open as long as the parent lives, so that a worker whose parent was killed sees the end of it and stops.
+
+One that does the same work as others (`run_workers`, `serve`) reads one line of JSON and answers in such lines: how far
+it is, {"steps": ..., "score": ...}, and at last {"result": ...} or {"error": {"type": ..., "arguments": [...]}}.
 """
 
 import importlib
@@ -18,7 +19,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import Any, TextIO
+from typing import Any
 
 from inchworm import errors
 from inchworm.errors import ConfigError, FieldError, InchwormError, WorkerError
@@ -36,13 +37,13 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def check_outside() -> None:
+def check_outside(field: str) -> None:
     """Raises `ConfigError` in a worker, which must not start workers: it was only to find a function of a script."""
     if INSIDE in os.environ:
         raise ConfigError(
-            "seeds",
+            field,
             sys.argv[0],
-            "is a script that trains when it is imported, which the processes of the seeds do to find its functions",
+            "is a script that trains when it is imported, which the processes do that look for its functions",
             'Put what trains below `if __name__ == "__main__":`.',
         )
 
@@ -67,8 +68,8 @@ def reference(field: str, value: Any) -> Any:
     raise ConfigError(
         field,
         value,
-        "cannot be found by the processes that train the seeds",
-        "Give an id, module:factory, or a function or class at the top level of a module; or train seed by seed.",
+        "cannot be found by other processes",
+        "Give an id, module:factory, or a function or class at the top level of a module; or train in this process.",
     )
 
 
@@ -173,7 +174,7 @@ def serve(work: Callable[[dict[str, Any], Callable[[float, float | None], None]]
     Returns:
         Exit status.
     """
-    answers = _own_stdout()
+    answers = os.fdopen(own_stdout(), "w")
     call = json.loads(sys.stdin.readline())
     sys.argv = call["argv"]  # which a script may read when it is imported
     Thread(target=_stop_with_parent, daemon=True).start()
@@ -188,16 +189,9 @@ def serve(work: Callable[[dict[str, Any], Callable[[float, float | None], None]]
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        say(error=_as_json(error))
+        say(error=error_to_json(error))
         return 1
     return 0
-
-
-def _own_stdout() -> TextIO:
-    """Standard output for answers alone: what anything else prints goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return answers
 
 
 def _stop_with_parent() -> None:
@@ -205,7 +199,14 @@ def _stop_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _as_json(error: Exception) -> dict[str, Any]:
+def own_stdout() -> int:
+    """A file descriptor of standard output for answers alone: what anything else prints goes to standard error."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    return answers
+
+
+def error_to_json(error: Exception) -> dict[str, Any]:
     """An error that the parent can raise again; one that is not ours is shown here, where its traceback is."""
     if isinstance(error, FieldError):
         shown = error.value if isinstance(error.value, str) else repr(error.value)
@@ -213,18 +214,33 @@ def _as_json(error: Exception) -> dict[str, Any]:
     if isinstance(error, InchwormError):
         return {"type": type(error).__name__, "arguments": [str(error)]}
     traceback.print_exc()
-    return {"type": "WorkerError", "arguments": [f"Training ended with {type(error).__name__}: {error}"]}
+    return {"type": "WorkerError", "arguments": [f"A process ended with {type(error).__name__}: {error}"]}
 
 
-def _start(module: str, call: dict[str, Any], core: int) -> _Worker:
-    process = subprocess.Popen(
+def error_from_json(document: dict[str, Any]) -> InchwormError:
+    """What `error_to_json` wrote."""
+    return getattr(errors, document["type"])(*document["arguments"])
+
+
+def start_program(module: str, **how: Any) -> subprocess.Popen[Any]:
+    """Starts `python -m module` as a worker, which finds the modules that this process finds."""
+    return subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
         env=os.environ | {INSIDE: "1", "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
         start_new_session=True,  # a terminal's Ctrl-C reaches it through the parent only
+        **how,
     )
+
+
+def how_it_ended(status: int) -> str:
+    """The end of a sentence on a process that left no word."""
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def _start(module: str, call: dict[str, Any], core: int) -> _Worker:
+    process = start_program(module, text=True)
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(call | {"core": core, "argv": sys.argv}) + "\n")
@@ -239,8 +255,7 @@ def _result(worker: _Worker) -> Any | InchwormError:
     assert worker.process.stdin is not None
     worker.process.stdin.close()
     if error := worker.answer.get("error"):
-        return getattr(errors, error["type"])(*error["arguments"])
+        return error_from_json(error)
     if "result" in worker.answer:
         return worker.answer["result"]
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    return WorkerError(f"A process that trained one of the seeds {how} and left no word.")
+    return WorkerError(f"A process that trained one of the seeds {how_it_ended(status)} and left no word.")

@@ -75,6 +75,8 @@ class Options:
     """Threads of XLA's CPU backend; more than one pays only for wide networks."""
     devices: int = 1
     """Accelerators that share the environments and every minibatch."""
+    env_processes: int = 1
+    """Processes that share the stepping of Gymnasium's environments; the results are the same."""
     evaluation_episodes: int = 20
     """Episodes of each of the two evaluations at the end; 0 for none."""
     video: bool = True
@@ -91,11 +93,13 @@ def main(arguments: list[str]) -> int:
     passed_on += "keep_checkpoints threads evaluation_episodes progress"
     given |= {name: getattr(options, name) for name in passed_on.split()}
     if options.seeds is None:
-        report(train(**given, seed=options.seed or 0, devices=options.devices), options.video)
+        alone: dict[str, Any] = {"devices": options.devices, "env_processes": options.env_processes}
+        report(train(**given, **alone, seed=options.seed or 0), options.video)
         return 0
-    for name, value, without in (("seed", options.seed, None), ("devices", options.devices, 1)):
-        if value != without:
-            raise ConfigError(name, value, "does not go with --seeds", f"Leave out --{name}, or --seeds.")
+    for name, without in {"seed": None, "devices": 1, "env_processes": 1}.items():
+        if (value := getattr(options, name)) != without:
+            flag = name.replace("_", "-")
+            raise ConfigError(name, value, "does not go with --seeds", f"Leave out --{flag}, or --seeds.")
     report_group(train_seeds(**given, seeds=options.seeds))
     return 0
 

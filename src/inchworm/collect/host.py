@@ -103,21 +103,33 @@ class HostRollouts:
     def _account(self, rollout: Rollout, in_batch: bool) -> Episodes:
         """Return and length of the episodes that began in a batch and ended, and what the running ones have so far."""
         ended = (rollout.terminated | rollout.truncated) & rollout.valid
-        told, episode_return, episode_length = ended.copy(), np.zeros(ended.shape), np.zeros(ended.shape)
-        reward = np.where(rollout.valid, rollout.reward, 0.0).astype(np.float64)
-        for i in range(ended.shape[1]):
-            start = 0
-            for t in np.flatnonzero(ended[:, i]):
-                told[t, i] = in_batch if self._episode_length[i] == 0 else self._counted[i]
-                episode_return[t, i] = self._episode_return[i] + reward[start : t + 1, i].sum()
-                episode_length[t, i] = self._episode_length[i] + rollout.valid[start : t + 1, i].sum()
-                self._episode_return[i] = self._episode_length[i] = 0.0
-                start = t + 1
-            if self._episode_length[i] == 0:
-                self._counted[i] = in_batch
-            self._episode_return[i] += reward[start:, i].sum()
-            self._episode_length[i] += rollout.valid[start:, i].sum()
-        return Episodes(told, np.where(told, episode_return, 0.0), np.where(told, episode_length, 0.0))
+        horizon, num_envs = ended.shape
+        # One environment's steps after the other's, cut into pieces where an episode ends and where a rollout does.
+        over, valid = ended.T.ravel(), rollout.valid.T.ravel()
+        cut = over.copy()
+        cut[horizon - 1 :: horizon] = True
+        last = np.flatnonzero(cut)
+        starts = np.concatenate([[0], last[:-1] + 1])
+        env, at_start = last // horizon, starts % horizon == 0
+        reward = np.where(valid, rollout.reward.T.ravel(), 0.0).astype(np.float64)
+        # Sums of their own, because one return that is no number must not spoil the next.
+        piece_return = np.add.reduceat(reward, starts) + np.where(at_start, self._episode_return[env], 0.0)
+        piece_length = np.add.reduceat(valid.astype(np.float64), starts) + np.where(
+            at_start, self._episode_length[env], 0.0
+        )
+        counted = np.where(at_start & (self._episode_length[env] > 0), self._counted[env], in_batch)
+
+        told, whole = over[last] & counted, [np.zeros((num_envs, horizon)) for _ in range(2)]
+        ends = np.zeros((num_envs, horizon), bool)
+        ends.flat[last] = told
+        for array, of_pieces in zip(whole, (piece_return, piece_length), strict=True):
+            array.flat[last] = np.where(told, of_pieces, 0.0)
+        final = np.flatnonzero((last + 1) % horizon == 0)
+        running = ~over[last[final]]
+        self._episode_return = np.where(running, piece_return[final], 0.0)
+        self._episode_length = np.where(running, piece_length[final], 0.0)
+        self._counted = np.where(running, counted[final], in_batch)
+        return Episodes(ends.T, whole[0].T, whole[1].T)
 
     def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Where the collector stands, as arrays by name and a JSON document."""

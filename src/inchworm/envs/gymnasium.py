@@ -189,8 +189,8 @@ class EpisodeLog:
 class GymnasiumPool:
     """A list of Gymnasium environments, stepped one after the other in this process."""
 
-    def __init__(self, factory: EnvFactory, num_envs: int, seed: int) -> None:
-        """Makes the environments.
+    def __init__(self, factory: EnvFactory, num_envs: int, seed: int, first_index: int = 0) -> None:
+        """Makes the environments; those of a run that are stepped elsewhere may come before `first_index`.
 
         Raises:
             EnvironmentContractError: they are not separate objects of one specification.
@@ -198,6 +198,8 @@ class GymnasiumPool:
         """
         self.num_envs = num_envs
         self._seed = seed
+        self._first_index = first_index
+        self._names = [f"environment {first_index + index}" for index in range(num_envs)]
         self._envs = [factory() for _ in range(num_envs)]
         self._factory = factory
         if len({id(env.unwrapped) for env in self._envs}) < num_envs:
@@ -210,7 +212,7 @@ class GymnasiumPool:
                 raise EnvironmentContractError(
                     "env",
                     repr(factory),
-                    f"gave environment {index} other spaces than environment 0",
+                    f"gave {self._names[index]} other spaces than {self._names[0]}",
                     "Make them alike.",
                 )
         self._read = ObservationReader(self.spec.observation_space)
@@ -223,7 +225,6 @@ class GymnasiumPool:
         self._masks = MaskRows(space, num_envs)
         self._by_method = [gives_by_method(env) for env in self._envs]
         self._steps = [env.step for env in self._envs]
-        self._names = [f"environment {index}" for index in range(num_envs)]
         self._restarts = [0] * num_envs
         # For each environment the episode before the running one, and the running one. The earlier one is there
         # so that a resume right after a reset has something to compare.
@@ -298,7 +299,7 @@ class GymnasiumPool:
                 ]
                 problem = self._replay(index, logs, obs)
                 if problem is not None:
-                    problems.append(f"environment {index}: {problem}")
+                    problems.append(f"{self._names[index]}: {problem}")
                     started_anew[index] = True
                     self._restarts[index] += 1
                     write(obs, index, self._seeded_reset(index))
@@ -398,7 +399,7 @@ class GymnasiumPool:
         return self._start_episode(index, {"generator": _get_generator(self._envs[index])}, {})
 
     def _seeded_reset(self, index: int) -> list[np.ndarray]:
-        seed = environment_seed(self._seed, index, self._restarts[index])
+        seed = environment_seed(self._seed, self._first_index + index, self._restarts[index])
         self._logs[index] = []
         return self._first_reset(index, seed)
 

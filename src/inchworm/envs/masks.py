@@ -23,6 +23,7 @@ from inchworm.errors import EnvironmentContractError, UnsupportedSpaceError
 
 INFO_KEY = "action_mask"
 METHOD = "action_masks"
+ALWAYS_OR_NEVER = f"Give one in the info of every reset and step, or by a method {METHOD}(), or never."
 
 
 class MaskRows:
@@ -48,7 +49,7 @@ class MaskRows:
                     INFO_KEY,
                     repr(found),
                     f"is what {source} gave, where there was {'no' if given else 'a'} mask before",
-                    f"Give one in the info of every reset and step, or by a method {METHOD}(), or never.",
+                    ALWAYS_OR_NEVER,
                 )
             self._given = given
         if given:

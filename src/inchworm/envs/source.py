@@ -22,12 +22,13 @@ from inchworm.envs.jax_control import CLASSIC_CONTROL, ClassicControl
 from inchworm.envs.jax_env import GymnasiumView, JaxEnv
 from inchworm.envs.playground_envs import make_playground
 from inchworm.envs.pool import Pool
+from inchworm.envs.process_pool import ProcessPool
 from inchworm.envs.single_view import SingleView
 from inchworm.envs.traced import StartedEnvs
 from inchworm.envs.vector import VectorPool, vector_spec_of
 from inchworm.errors import ConfigError
 from inchworm.spaces import EnvSpec
-from inchworm.workers import cores
+from inchworm.workers import cores, reference
 
 BACKENDS = ("gymnasium", "envpool", "ale", "jax", "gymnax", "brax", "playground")
 
@@ -59,16 +60,21 @@ class EnvSource:
     traced: Callable[[int, int, int], StartedEnvs] | None = None
     """Makes N environments that compiled rollouts step, from N, the run's seed and how often they were started anew."""
     kwargs: dict[str, Any] = field(default_factory=dict)
+    origin: Any = None
+    """Where the factory makes Gymnasium's environments one by one, what it was made of: an id, a class, a function."""
 
-    def make_pool(self, num_envs: int, seed: int) -> Pool:
+    def make_pool(self, num_envs: int, seed: int, processes: int = 1) -> Pool:
         """The environments of one run.
 
         Raises:
-            ConfigError: a vector environment has another number of them.
+            ConfigError: a vector environment has another number of them, or other processes cannot make them.
         """
         if self.vector is None:
             assert self.factory is not None
-            return GymnasiumPool(self.factory, num_envs, seed)
+            if processes == 1:
+                return GymnasiumPool(self.factory, num_envs, seed)
+            found_by = reference("env", self.origin)
+            return ProcessPool(self.factory, self.spec, num_envs, seed, processes, found_by, self.kwargs)
         if self.num_envs != num_envs:
             raise ConfigError(
                 "num_envs",
@@ -77,6 +83,11 @@ class EnvSource:
                 f"Set num_envs={self.num_envs}.",
             )
         return VectorPool(self.vector(), seed)
+
+
+def make_env_of(origin: Any, kwargs: dict[str, Any]) -> EnvFactory:
+    """A function that makes one of Gymnasium's environments, of an id, `module:factory`, a class or a function."""
+    return make_factory(origin, kwargs) if isinstance(origin, str) else cast(EnvFactory, partial(origin, **kwargs))
 
 
 def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | None = None) -> EnvSource:
@@ -127,7 +138,7 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
         raise ConfigError("env", repr(env), "is no environment", "Give an id, a class or a function that makes one.")
     name = getattr(env, "__qualname__", type(env).__qualname__).replace("<", "").replace(">", "")
     kwargs, _ = _stored_kwargs(kwargs)
-    return _from_factory(name, False, cast(EnvFactory, partial(env, **kwargs)), kwargs)
+    return _from_factory(name, env, kwargs)
 
 
 def is_object(env: Any) -> bool:
@@ -142,7 +153,7 @@ def _from_id(env: str, kwargs: dict[str, Any], backend: str | None) -> EnvSource
     backend = backend or ("ale" if is_game(env) else "gymnasium")
     match backend:
         case "gymnasium":
-            source = _from_factory(env, True, make_factory(env, kwargs), kwargs)
+            source = _from_factory(env, env, kwargs)
             return dataclasses.replace(source, renderer=_gymnasium_renderer(env, kwargs))
         case "envpool":
             # EnvPool draws only where a display is; Gymnasium's environment of the same id stands in for it.
@@ -198,7 +209,8 @@ def _classic_control(env: str, kwargs: dict[str, Any]) -> ClassicControl:
     return dataclasses.replace(task, **check_kwargs(kwargs, {"max_episode_steps": task.max_episode_steps}))
 
 
-def _from_factory(name: str, by_id: bool, factory: Callable[[], Any], kwargs: dict[str, Any]) -> EnvSource:
+def _from_factory(name: str, origin: Any, kwargs: dict[str, Any]) -> EnvSource:
+    factory: Callable[[], Any] = make_env_of(origin, kwargs)
     env = factory()
     if isinstance(env, VectorEnv):
         first = [env]
@@ -210,7 +222,8 @@ def _from_factory(name: str, by_id: bool, factory: Callable[[], Any], kwargs: di
                 "env", repr(env), f"is what {name} returned, not a gymnasium.Env", "Return an environment."
             )
         limit = getattr(env.spec, "max_episode_steps", None)
-        return EnvSource(name, by_id, factory, spec_of(env), type(env.unwrapped).__module__, limit, kwargs=kwargs)
+        spec, module, by_id = spec_of(env), type(env.unwrapped).__module__, isinstance(origin, str)
+        return EnvSource(name, by_id, factory, spec, module, limit, kwargs=kwargs, origin=origin)
     finally:
         if isinstance(env, gymnasium.Env):
             env.close()

@@ -1,0 +1,98 @@
+"""The program of a process that steps a share of a run's Gymnasium environments, see `process_pool`."""
+
+import contextlib
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from inchworm import spaces
+from inchworm.envs.gymnasium import GymnasiumPool
+from inchworm.envs.process_pool import Channel, Kind, StepRows, pack_snapshot, unpack_snapshot
+from inchworm.envs.source import make_env_of
+from inchworm.errors import EnvironmentContractError
+from inchworm.workers import error_to_json, own_stdout, referred
+
+
+class Share:
+    """The environments of this process, and the rows they fill."""
+
+    def __init__(self, call: dict[str, Any]) -> None:
+        sys.argv = call["argv"]  # which a script may read when it is imported
+        spec = spaces.spec_from_json(call["spec"])
+        first, last = call["first"], call["last"]
+        self.rows = StepRows.in_memory(spec, call["num_envs"], call["file"]).of(slice(first, last))
+        os.close(call["file"])
+        self.pool = GymnasiumPool(make_env_of(referred(call["env"]), call["kwargs"]), last - first, call["seed"], first)
+        if self.pool.spec != spec:
+            raise EnvironmentContractError(
+                "env",
+                repr(self.pool.spec),
+                f"are the spaces of environment {first}, which differ from those of environment 0, {spec!r}",
+                "Make them alike.",
+            )
+
+    def do(self, kind: Kind, contents: bytes) -> bytes:
+        """What a message asks for; returns the contents of the answer."""
+        buffers = self.rows.buffers
+        match kind:
+            case Kind.STEP:
+                for flags in (buffers.terminated, buffers.truncated, buffers.first):
+                    flags[...] = False
+                # Copies, because environments may keep or change what they are sent.
+                self.pool.step([leaf.copy() for leaf in self.rows.actions], 0, buffers)
+                if self.pool.mask is not None:
+                    self.rows.mask[...] = self.pool.mask
+            case Kind.RESET:
+                self.pool.reset([leaf[1] for leaf in buffers.obs])
+                self._tell_masks()
+            case Kind.SNAPSHOT:
+                return pack_snapshot(self.pool.snapshot())
+            case Kind.RESTORE:
+                started_anew = np.zeros(self.pool.num_envs, bool)
+                current = [leaf[1] for leaf in buffers.obs]
+                problems = self.pool.restore(unpack_snapshot(contents), current, started_anew)
+                self._tell_masks()
+                return json.dumps({"problems": problems, "started_anew": started_anew.tolist()}).encode()
+        return b""
+
+    def _tell_masks(self) -> None:
+        self.rows.masked[...] = self.pool.mask is not None
+        if self.pool.mask is not None:
+            self.rows.mask[...] = self.pool.mask
+
+
+def main() -> int:
+    """Answers until there is nobody to answer to."""
+    incoming = os.dup(0)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)  # environments that read from the terminal must not read messages
+    channel = Channel(incoming, own_stdout())
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        _, call = channel.receive()
+        try:
+            share = Share(json.loads(call))
+        except Exception as error:
+            _tell_failure(channel, error)
+            return 1
+        channel.send(Kind.DONE)
+        with contextlib.closing(share.pool):
+            while True:
+                message = channel.receive()
+                try:
+                    answer = share.do(*message)
+                except Exception as error:
+                    _tell_failure(channel, error)
+                else:
+                    channel.send(Kind.DONE, answer)
+    return 0
+
+
+def _tell_failure(channel: Channel, error: Exception) -> None:
+    channel.send(Kind.FAILED, json.dumps(error_to_json(error)).encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""Environments in several processes: the very rollouts of a single one, and what is told when one of them fails."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces as gym_spaces
+from test_masks import Everything, Masked
+
+import inchworm as iw
+from inchworm import spaces
+from inchworm.envs.pool import PoolSnapshot, StepBuffers
+from inchworm.envs.process_pool import Channel, Kind
+from inchworm.envs.source import env_source
+from inchworm.errors import CheckpointError, ConfigError, EnvironmentContractError, WorkerError
+from probes import RaisesInStep
+
+NUM_ENVS = 5
+
+
+class Frames(gymnasium.Env):
+    """Pictures beside numbers, and episodes of random length that end by themselves or are cut."""
+
+    observation_space = gym_spaces.Dict(
+        {"picture": gym_spaces.Box(0, 255, (4, 4, 1), np.uint8), "place": gym_spaces.Discrete(7, start=-3)}
+    )
+    action_space = gym_spaces.MultiBinary(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left, self.last = int(self.np_random.integers(2, 7)), None
+        return self.look(), {}
+
+    def step(self, action):
+        print("what an environment prints is no answer")
+        # What was sent is the environment's own: it may be kept, and written into.
+        paid = 0.0 if self.last is None else float(self.last.sum())
+        self.last = action
+        self.last += 1
+        self.left -= 1
+        over = self.left == 0
+        cut = over and bool(self.np_random.integers(2))
+        return self.look(), paid, over and not cut, cut, {}
+
+    def look(self):
+        picture = self.np_random.integers(0, 256, (4, 4, 1)).astype(np.uint8)
+        return {"picture": picture, "place": int(self.np_random.integers(-3, 4))}
+
+
+class SometimesMasked(Masked):
+    """Gives masks in the process that the tests run in, and none elsewhere."""
+
+    @property
+    def gives(self):
+        return "info" if "INCHWORM_WORKER" not in os.environ else "nothing"
+
+
+class ReadsTheTerminal(Masked):
+    """Looks for what was typed."""
+
+    def reset(self, *, seed=None, options=None):
+        assert sys.stdin.read() == ""
+        return super().reset(seed=seed, options=options)
+
+
+class OtherElsewhere(gymnasium.Env):
+    """Has another observation in other processes."""
+
+    action_space = gym_spaces.Discrete(2)
+
+    def __init__(self):
+        self.observation_space = gym_spaces.Box(0, 1, (3 if "INCHWORM_WORKER" in os.environ else 2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.low, {}
+
+
+class Dies(Masked):
+    """Kills its process at its third step, where that is not the first one."""
+
+    steps = 0
+
+    def step(self, action):
+        Dies.steps += 1
+        if Dies.steps == 3 and "INCHWORM_WORKER" in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+@contextlib.contextmanager
+def pool_of(env, processes=3, num_envs=NUM_ENVS, seed=4):
+    pool = env_source(env).make_pool(num_envs, seed, processes)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def current(pool):
+    return [leaf[0] for leaf in StepBuffers.empty(pool.spec.observation_space, 0, pool.num_envs).obs]
+
+
+def play(pool, steps, seed=0, begin=True):
+    """Steps with random actions that masks allow; the buffers and the masks."""
+    rng = np.random.default_rng(seed)
+    buffers = StepBuffers.empty(pool.spec.observation_space, steps, pool.num_envs)
+    if begin:
+        pool.reset([leaf[0] for leaf in buffers.obs])
+    door, masks = spaces.action_door(pool.spec.action_space, "clip"), []
+    for t in range(steps):
+        masks.append(None if pool.mask is None else pool.mask.copy())
+        pool.step(door(random_actions(pool, rng)), t, buffers)
+    return buffers, masks
+
+
+def random_actions(pool, rng):
+    leaves, columns = [], 0
+    for leaf in spaces.leaves(pool.spec.action_space):
+        shape, dtype = spaces.own_action(leaf)
+        width = spaces.num_mask_columns(leaf)
+        if isinstance(leaf, spaces.Discrete) and pool.mask is not None:
+            allowed = pool.mask[:, columns : columns + width]
+            leaves.append(np.array([rng.choice(np.flatnonzero(row)) for row in allowed], dtype))
+        else:
+            leaves.append(rng.integers(0, 2, (pool.num_envs, *shape)).astype(dtype))
+        columns += width
+    return leaves
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, (vars(found[0]), found[1]), (vars(expected[0]), expected[1]))
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", Frames, Everything])
+def test_rollouts_and_snapshots_are_those_of_a_single_process(env):
+    with pool_of(env, 1) as alone, pool_of(env) as divided:
+        assert_equal(play(divided, 40), play(alone, 40))
+        found, expected = divided.snapshot(), alone.snapshot()
+        assert found.document == expected.document
+        jax.tree.map(np.testing.assert_array_equal, found.arrays, expected.arrays)
+
+        copied = PoolSnapshot(found.arrays, json.loads(json.dumps(found.document)))
+        with pool_of(env, 2) as resumed:
+            obs, started_anew = current(resumed), np.zeros(NUM_ENVS, bool)
+            assert resumed.restore(copied, obs, started_anew) == []
+            assert not started_anew.any()
+            future = play(resumed, 30, seed=1, begin=False)
+            for leaf, row in zip(future[0].obs + future[0].next_obs, obs + obs, strict=False):
+                leaf[0] = row if leaf.shape[0] == 31 else leaf[0]
+            expected_future = play(alone, 30, seed=1, begin=False)
+            np.testing.assert_array_equal(future[0].reward, expected_future[0].reward)
+            jax.tree.map(np.testing.assert_array_equal, future[0].next_obs, expected_future[0].next_obs)
+            jax.tree.map(np.testing.assert_array_equal, future[1], expected_future[1])
+
+
+def test_what_cannot_be_brought_back_is_named_by_its_number_and_starts_anew():
+    with pool_of("CartPole-v1") as pool:
+        play(pool, 40)
+        snapshot = pool.snapshot()
+        snapshot.document["episodes"][3] = []
+        obs, started_anew = current(pool), np.zeros(NUM_ENVS, bool)
+        assert pool.restore(snapshot, obs, started_anew) == ["environment 3: its episode was not kept"]
+        assert started_anew.tolist() == [False, False, False, True, False]
+        # The seed of an environment's new start does not depend on the process it is in.
+        with pool_of("CartPole-v1", 1) as alone:
+            expected = current(alone)
+            alone.restore(snapshot, expected, np.zeros(NUM_ENVS, bool))
+        np.testing.assert_array_equal(obs[0], expected[0])
+        snapshot.document["episodes"].append([])
+        with pytest.raises(CheckpointError, match="does not describe these environments"):
+            pool.restore(snapshot, obs, started_anew)
+
+
+def test_training_comes_to_the_same_bits(tmp_path):
+    settings = {"num_envs": 3, "horizon": 32, "minibatch_size": 32, "num_epochs": 2, "normalize_return": True}
+
+    def train(**how):
+        run = iw.train(
+            "Pendulum-v1",
+            iw.PPO(**settings),
+            total_steps=384,
+            evaluation_episodes=0,
+            progress=False,
+            out=tmp_path,
+            **how,
+        )
+        return jax.tree.leaves(run.policy.model), run
+
+    alone, _ = train()
+    divided, run = train(env_processes=2)
+    jax.tree.map(np.testing.assert_array_equal, divided, alone)
+    assert json.loads((run.folder / "config.json").read_text())["env_processes"] == 2
+    assert iw.resume(run.folder, total_steps=480, evaluation_episodes=0, progress=False).summary["env_steps"] == 480
+
+
+def test_an_error_in_another_process_names_the_environment_and_what_was_learned_is_kept(tmp_path):
+    settings = {"num_envs": 2, "horizon": 4, "minibatch_size": 8, "num_epochs": 1}
+    with pytest.raises(
+        EnvironmentContractError, match=r"exploded.*was raised by environment \d.*goes on from its last"
+    ):
+        iw.train(RaisesInStep, iw.PPO(**settings), total_steps=80, env_processes=2, progress=False, out=tmp_path)
+    assert any(path.iterdir() for path in tmp_path.rglob("checkpoints"))
+
+
+def test_from_a_step_that_failed_no_episode_goes_on():
+    with pool_of(RaisesInStep, num_envs=3) as pool:
+        with pytest.raises(EnvironmentContractError, match="exploded"):
+            play(pool, 20)
+        assert pool.snapshot().document["episodes"] == [[], [], []]
+
+
+def test_the_death_of_a_process_is_told_and_what_was_learned_is_kept(tmp_path):
+    settings = {"num_envs": 3, "horizon": 1, "minibatch_size": 3, "num_epochs": 1}
+    message = r"environments 1 to 2 was killed by signal 9 and left no word.*goes on from its last checkpoint"
+    with pytest.raises(WorkerError, match=message):
+        iw.train(Dies, iw.PPO(**settings), total_steps=30, env_processes=2, progress=False, out=tmp_path)
+    assert any(path.iterdir() for path in tmp_path.rglob("checkpoints"))
+
+
+def test_what_environments_may_not_differ_in_is_told():
+    with (
+        pool_of(SometimesMasked, 2, 2) as pool,
+        pytest.raises(EnvironmentContractError, match="by some of the environments, and not by others"),
+    ):
+        pool.reset(current(pool))
+    with pool_of(OtherElsewhere, 2, 2) as pool, pytest.raises(EnvironmentContractError, match="differ from those of"):
+        pool.reset(current(pool))
+
+
+def test_an_environment_that_reads_the_terminal_finds_nothing_there():
+    with pool_of(ReadsTheTerminal, 2, 2) as pool:
+        # Only the other process's: pytest gives this one no input either, but says so by an error.
+        pool._own = pool_of_one = env_source(Masked).make_pool(1, 4)
+        pool.reset(current(pool))
+        assert pool_of_one.mask is not None
+
+
+def test_an_environment_that_other_processes_cannot_find_is_refused():
+    with pytest.raises(ConfigError, match="cannot be found by other processes"):
+        iw.train(lambda: Masked(), num_envs=2, env_processes=2)
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "message"),
+    [
+        ("CartPole-v1", {"num_envs": 2, "env_processes": 3}, "more than there are environments, num_envs = 2"),
+        ("CartPole-v1", {"num_envs": 2, "env_processes": 0}, "env_processes = 0"),
+        ("CartPole-v1", {"backend": "jax", "env_processes": 2}, "are stepped together"),
+    ],
+)
+def test_a_number_of_processes_that_cannot_be_is_refused(env, settings, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        iw.train(env, total_steps=10_000, out=tmp_path, **settings)
+    assert not any(tmp_path.iterdir())
+
+
+def test_messages_of_any_size_arrive_whole():
+    incoming, outgoing = os.pipe()
+    channel = Channel(incoming, outgoing)
+    for size in (0, 1, 60_000):
+        channel.send(Kind.DONE, bytes(range(256)) * (size // 256) + b"x")
+        assert channel.receive() == (Kind.DONE, bytes(range(256)) * (size // 256) + b"x")
+    os.close(outgoing)
+    with pytest.raises(EOFError):
+        channel.receive()
+    os.close(incoming)
+
+
+PARENT = """
+import sys, time
+import numpy as np
+from inchworm.envs.source import env_source
+pool = env_source("CartPole-v1").make_pool(3, 0, 3)
+pool.reset([np.empty((3, 4), np.float32)])
+print(*(helper._process.pid for helper in pool._helpers), flush=True)
+time.sleep(600)
+"""
+
+
+def test_no_process_outlives_its_parent():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}/stat").exists() and not _is_zombie(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.stdout.close()
+
+
+def _is_zombie(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except FileNotFoundError:
+        return True
