@@ -37,7 +37,13 @@ PEERS = {
     "brax": ("Brax", "brax"),
 }
 """What the README calls a peer, and the package whose version it states."""
-OURS = {"ours": "", "ours_envpool": ", on EnvPool", "ours_jax": "", "ours_brax": ""}
+OURS = {
+    "ours": "",
+    "ours_processes": ", environments in two processes",
+    "ours_envpool": ", on EnvPool",
+    "ours_jax": "",
+    "ours_brax": "",
+}
 """What the README adds to a work, by the module that runs Inchworm."""
 
 HEAD = """| work | peer | peer, median | Inchworm, median | ratio, median (minimum) |

@@ -27,7 +27,12 @@ def from_rows(rows: Batch, recurrent: bool) -> Batch:
 
 
 def minibatches(rows: Any, key: PRNGKey, num_minibatches: int) -> Any:
-    """The rows in random order, each exactly once, cut into minibatches (num_minibatches, M, ...)."""
+    """The rows in random order, each exactly once, cut into minibatches (num_minibatches, M, ...).
+
+    A single minibatch is the batch as it is: nothing that is learned from it depends on the order.
+    """
+    if num_minibatches == 1:
+        return split(jax.tree.map(lambda leaf: leaf[None], rows), 1)
     order = random_order(key, jax.tree.leaves(rows)[0].shape[0])
     return split(jax.tree.map(lambda leaf: leaf[order].reshape(num_minibatches, -1, *leaf.shape[1:]), rows), 1)
 
