@@ -4,8 +4,9 @@
 
 Eight seeds together, `iw.train_seeds`, beside one alone, `iw.train`: environment steps of all runs per second of the
 whole call. With JAX CartPole the eight are divided between the cores of one process; with HalfCheetah-v5 each is a
-process of its own, one for each core at a time, and the one alone is held on one core. Starting, compiling and writing
-all files are in the time, but not the import of the package; programs were compiled before and come from JAX's cache.
+process of its own, one for each core at a time, and the one alone is held on one core. The import of the package, on
+both sides and in each process, starting, compiling and writing all files are in the time; programs were compiled before
+and come from JAX's cache.
 The result is written to benchmarks/results/seeds.json.
 """
 
@@ -95,6 +96,7 @@ def steps_per_second(work: Work, count: int, total_steps: int) -> float:
     """Of so many runs together."""
     if count == 1 and work.one_core:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    began = time.perf_counter()
     import inchworm as iw
 
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +109,6 @@ def steps_per_second(work: Work, count: int, total_steps: int) -> float:
             "progress": False,
             **work.settings,
         }
-        began = time.perf_counter()
         if count == 1:
             iw.train(work.env_id, seed=0, **common)
         else:

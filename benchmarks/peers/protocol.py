@@ -82,6 +82,8 @@ class Work:
     """Where JAX computes, unless the environment's JAX_PLATFORMS says otherwise."""
     normalize: bool = False
     """Observations and rewards are scaled by running statistics: every side in its library's own way."""
+    bound: str | None = None
+    """What keeps Inchworm from more, where a promise is missed."""
 
     gamma: float = 0.99
     gae_lambda: float = 0.95
@@ -209,9 +211,11 @@ WORKS: dict[str, Work] = {
             name="cartpole",
             env_id="CartPole-v1",
             targets=(
-                Target("ours", "sb3", 5.0),
-                Target("ours", "sbx", 4.0),
+                Target("ours_processes", "sb3", 5.0),
+                Target("ours_processes", "sbx", 4.0),
                 Target("ours_envpool", "sb3", 8.0),
+                Target("ours", "sb3"),
+                Target("ours", "sbx"),
             ),
             num_envs=8,
             horizon=32,

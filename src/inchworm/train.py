@@ -1,11 +1,13 @@
 """The loop: Algorithm 1 of arXiv:1707.06347, and what watches over it."""
 
+import math
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -54,7 +56,7 @@ class Progress:
     @property
     def mean_return(self) -> float | None:
         """Mean return of the last 100 episodes, None before the first has ended."""
-        return float(np.mean(self.returns)) if self.returns else None
+        return fmean(self.returns) if self.returns else None
 
 
 @dataclass
@@ -176,24 +178,25 @@ def _stop_reason(config: RunConfig, progress: Progress) -> str | None:
     if config.max_seconds is not None and progress.seconds >= config.max_seconds:
         return "max_seconds"
     full = len(progress.returns) == progress.returns.maxlen
-    if config.stop_return is not None and full and np.mean(progress.returns) >= config.stop_return:
+    if config.stop_return is not None and full and fmean(progress.returns) >= config.stop_return:
         return "stop_return"
     return None
 
 
 def _episode_metrics(progress: Progress, episodes: Episodes) -> dict[str, float]:
     """Takes in the episodes that ended; means of those whose return is finite, and of the last 100 of them."""
-    progress.episodes += int(episodes.ended.sum())
     # One reward that is NaN would make NaN of the means of the next hundred episodes.
-    told = episodes.ended & np.isfinite(episodes.episode_return)
-    returns, lengths = episodes.episode_return[told], episodes.episode_length[told]
-    progress.returns.extend(returns.tolist())
-    progress.lengths.extend(lengths.tolist())
+    returns, lengths = episodes.episode_return[episodes.ended], episodes.episode_length[episodes.ended]
+    progress.episodes += len(returns)
+    told = [pair for pair in zip(returns.tolist(), lengths.tolist(), strict=True) if math.isfinite(pair[0])]
     metrics = {"episode/count": float(progress.episodes)}
-    if len(returns):
-        metrics |= {"episode/return": float(returns.mean()), "episode/length": float(lengths.mean())}
-    if progress.mean_return is not None:
-        metrics["episode/return_100"] = progress.mean_return
+    if told:
+        finite_returns, finite_lengths = zip(*told, strict=True)
+        progress.returns.extend(finite_returns)
+        progress.lengths.extend(finite_lengths)
+        metrics |= {"episode/return": fmean(finite_returns), "episode/length": fmean(finite_lengths)}
+    if (mean_return := progress.mean_return) is not None:
+        metrics["episode/return_100"] = mean_return
     return metrics
 
 

@@ -259,12 +259,10 @@ def _outcomes(count: int, rows: tuple[dict[str, np.ndarray], Episodes] | None) -
     if rows is None:
         return []
     metrics, episodes = rows
+    columns = [values[:count].tolist() for values in metrics.values()]
     return [
-        Outcome(
-            {name: float(values[index]) for name, values in metrics.items()},
-            Episodes(*(leaf[index] for leaf in episodes)),
-        )
-        for index in range(count)
+        Outcome(dict(zip(metrics, row, strict=True)), Episodes(*(leaf[index] for leaf in episodes)))
+        for index, row in enumerate(zip(*columns, strict=True))
     ]
 
 

@@ -20,14 +20,18 @@ class JsonLines:
         rows = [row for row in read_metrics(path) if row["iteration"] <= keep_through]
         self._file: TextIO = open(path, "w", encoding="utf-8")  # noqa: SIM115  (open as long as the run)
         for row in rows:
-            self._write(row)
+            self.write(row)
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row; a number that is not finite becomes null."""
-        self._write(finite_or_null(row))
+        try:
+            self._write(row)
+        except ValueError:
+            self._write(finite_or_null(row))
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        """Raises `ValueError` for a number that JSON has no word for."""
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
