@@ -41,7 +41,7 @@ OURS = {
     "ours": "",
     "ours_processes": ", environments in two processes",
     "ours_envpool": ", on EnvPool",
-    "ours_jax": "",
+    "ours_jax": ", environment in JAX",
     "ours_brax": "",
 }
 """What the README adds to a work, by the module that runs Inchworm."""
