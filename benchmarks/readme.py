@@ -39,7 +39,7 @@ PEERS = {
 """What the README calls a peer, and the package whose version it states."""
 OURS = {
     "ours": "",
-    "ours_processes": ", environments in two processes",
+    "ours_processes": ", environments in processes",
     "ours_envpool": ", on EnvPool",
     "ours_jax": ", environment in JAX",
     "ours_brax": "",

@@ -42,8 +42,8 @@ def make_envpool(env: str, kwargs: dict[str, Any], num_envs: int, seeds: list[in
 def _affinity(threads: int) -> dict[str, int]:
     """Each thread stays on a core of its own, where there are as many as this process may use.
 
-    Else the system moves them about when they wake, up to ten times as often as CartPole takes to step. With fewer
-    threads than cores it has a choice, and other runs may be on the first ones.
+    Else the system moves them about as they wake, which takes longer than a step of CartPole. With fewer threads than
+    cores it has a choice, and other runs may be on the first ones.
     """
     there = cores()
     contiguous = there == list(range(there[0], there[0] + len(there)))

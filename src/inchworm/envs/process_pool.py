@@ -233,6 +233,7 @@ class ProcessPool:
         self._there = self._rows.of(self._others)
         self._mask: np.ndarray | None = None
         self._made = False
+        self._restarts = [0] * num_envs
         self._whole = True
         """False in the middle of a step, and for good where one has failed: from there no episode can go on."""
         self._buffers: StepBuffers | None = None
@@ -277,7 +278,7 @@ class ProcessPool:
         arrays: dict[str, np.ndarray] = {}
         if not self._whole:
             nothing: list[Any] = [[] for _ in range(self.num_envs)]
-            return PoolSnapshot(arrays, document | {"restarts": [0] * self.num_envs, "episodes": nothing})
+            return PoolSnapshot(arrays, document | {"restarts": list(self._restarts), "episodes": nothing})
         self._tell(Kind.SNAPSHOT)
         parts = [self._own.snapshot(), *map(unpack_snapshot, self._answers())]
         for part in parts:
@@ -296,6 +297,8 @@ class ProcessPool:
             answer = json.loads(contents)
             problems += answer["problems"]
             started_anew[helper.share] = answer["started_anew"]
+        restarts = zip(snapshot.document["restarts"], started_anew.tolist(), strict=True)
+        self._restarts = [int(before) + anew for before, anew in restarts]
         self._take_start(obs)
         return problems
 
