@@ -139,7 +139,7 @@ def environments_in_step(backend: str, seed: int) -> float:
                 state, rows = rollout(state)
                 jax.block_until_ready((state, rows))
     else:
-        pool = source.make_pool(WORK.num_envs, seed)
+        pool = source.make_pool(WORK.num_envs, seed, WORK.horizon)
         start = StepBuffers.empty(source.spec.observation_space, 0, WORK.num_envs)
         pool.reset([leaf[0] for leaf in start.obs])
 

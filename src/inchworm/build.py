@@ -127,7 +127,7 @@ def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnPart
     if source.traced is not None:
         rollouts = PoolRollouts(partial(source.traced, algorithm.num_envs, config.seed), shape, algorithm.squash)
     else:
-        pool = source.make_pool(algorithm.num_envs, config.seed, config.env_processes)
+        pool = source.make_pool(algorithm.num_envs, config.seed, algorithm.horizon, config.env_processes)
         rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
     state = compiled.init(jax.random.key(config.seed))
     iterate = compiled.iterate

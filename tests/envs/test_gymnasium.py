@@ -13,6 +13,7 @@ from gymnasium import spaces as gym_spaces
 from fixed_model import fixed_model
 from inchworm import spaces
 from inchworm.collect.host import HostRollouts
+from inchworm.envs import episode_log
 from inchworm.envs import gymnasium as adapter
 from inchworm.envs.gymnasium import GymnasiumPool, from_gymnasium, make_factory
 from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
@@ -613,11 +614,34 @@ def test_only_what_cannot_be_brought_back_starts_anew():
     assert problems[0].startswith("environment 1:")
 
 
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_a_snapshot_does_not_depend_on_how_the_steps_before_it_were_cut_into_rollouts(env):
+    def snapshot_after(parts, horizon=None):
+        pool = GymnasiumPool(make_factory(env, {}), 3, 0)
+        buffers, door = buffers_of(pool, horizon or max(parts)), spaces.action_door(pool.spec.action_space, "clip")
+        pool.reset([leaf[0] for leaf in buffers.obs])
+        actions = iter(actions_of(pool, sum(parts), 0))
+        for part in parts:
+            buffers = buffers_of(pool, horizon or part)
+            for t in range(part):
+                pool.step(door(next(actions)), t, buffers)
+        return pool.snapshot()
+
+    whole = snapshot_after([47])
+    assert any(log["length"] for logs in whole.document["episodes"] for log in logs)
+    for other in (snapshot_after([1] * 47), snapshot_after([20, 27]), snapshot_after([47], horizon=100)):
+        assert other.document == whole.document
+        assert other.arrays.keys() == whole.arrays.keys()
+        for name, array in whole.arrays.items():
+            np.testing.assert_array_equal(other.arrays[name], array)
+
+
 def test_an_episode_that_is_too_long_to_replay_is_told(monkeypatch):
     class Endless(Toy):
         length = -1
 
-    monkeypatch.setattr(adapter, "MAX_REPLAY_STEPS", 10)
+    for module in (adapter, episode_log):
+        monkeypatch.setattr(module, "MAX_REPLAY_STEPS", 10)
     pool = GymnasiumPool(Endless, 1, 0)
     play(pool, 10)
     assert restored(Endless, 1, 0, pool.snapshot())[3] == []

@@ -24,6 +24,7 @@ from probes import RaisesInStep
 from test_workers import gone, wait_for
 
 NUM_ENVS = 5
+HORIZON = 64
 
 
 class Frames(gymnasium.Env):
@@ -98,7 +99,7 @@ class Dies(Masked):
 
 @contextlib.contextmanager
 def pool_of(env, processes=3, num_envs=NUM_ENVS, seed=4):
-    pool = env_source(env).make_pool(num_envs, seed, processes)
+    pool = env_source(env).make_pool(num_envs, seed, HORIZON, processes)
     try:
         yield pool
     finally:
@@ -137,7 +138,7 @@ def random_actions(pool, rng):
 
 
 def assert_equal(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, (vars(found[0]), found[1]), (vars(expected[0]), expected[1]))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", Frames, Everything])
@@ -248,7 +249,7 @@ def test_what_environments_may_not_differ_in_is_told():
 def test_an_environment_that_reads_the_terminal_finds_nothing_there():
     with pool_of(ReadsTheTerminal, 2, 2) as pool:
         # Only the other process's: pytest gives this one no input either, but says so by an error.
-        pool._own = pool_of_one = env_source(Masked).make_pool(1, 4)
+        pool._own = pool_of_one = env_source(Masked).make_pool(1, 4, HORIZON)
         pool.reset(current(pool))
         assert pool_of_one.mask is not None
 
@@ -288,7 +289,7 @@ PARENT = """
 import sys, time
 import numpy as np
 from inchworm.envs.source import env_source
-pool = env_source("CartPole-v1").make_pool(3, 0, 3)
+pool = env_source("CartPole-v1").make_pool(3, 0, 8, 3)
 pool.reset([np.empty((3, 4), np.float32)])
 print(*(helper._process.pid for helper in pool._helpers), flush=True)
 time.sleep(600)

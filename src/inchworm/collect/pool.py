@@ -47,7 +47,7 @@ class PoolRollouts:
             self._now = at_start(model, *self._envs.start)
         with self._envs.scope():
             rollout, episodes, self._now = self._collect(model, normalizers, noise, self._now, in_batch)
-        return rollout, jax.device_get(episodes)
+        return rollout, jax.tree.map(np.asarray, episodes)
 
     def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return {}, {"kind": "pool", "restarts": self._restarts}

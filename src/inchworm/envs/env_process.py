@@ -10,7 +10,7 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.envs.gymnasium import GymnasiumPool
-from inchworm.envs.process_pool import Channel, Kind, StepRows, pack_snapshot, unpack_snapshot
+from inchworm.envs.process_pool import Channel, Kind, SharedRows, pack_snapshot, unpack_snapshot
 from inchworm.envs.source import make_env_of
 from inchworm.errors import EnvironmentContractError
 from inchworm.workers import error_to_json, own_stdout, referred
@@ -23,7 +23,8 @@ class Share:
         sys.argv = call["argv"]  # which a script may read when it is imported
         spec = spaces.spec_from_json(call["spec"])
         first, last = call["first"], call["last"]
-        self.rows = StepRows.in_memory(spec, call["num_envs"], call["file"]).of(slice(first, last))
+        rows = SharedRows.in_memory(spec, call["horizon"], call["num_envs"], call["file"])
+        self.rows = rows.of(slice(first, last))
         os.close(call["file"])
         self.pool = GymnasiumPool(make_env_of(referred(call["env"]), call["kwargs"]), last - first, call["seed"], first)
         if self.pool.spec != spec:
@@ -39,20 +40,22 @@ class Share:
         buffers = self.rows.buffers
         match kind:
             case Kind.STEP:
-                for flags in (buffers.terminated, buffers.truncated, buffers.first):
-                    flags[...] = False
+                t = int(self.rows.t)
+                if t == 0:
+                    for flags in (buffers.terminated, buffers.truncated, buffers.first):
+                        flags[...] = False
                 # Copies, because environments may keep or change what they are sent.
-                self.pool.step([leaf.copy() for leaf in self.rows.actions], 0, buffers)
+                self.pool.step([leaf.copy() for leaf in self.rows.actions], t, buffers)
                 if self.pool.mask is not None:
                     self.rows.mask[...] = self.pool.mask
             case Kind.RESET:
-                self.pool.reset([leaf[1] for leaf in buffers.obs])
+                self.pool.reset([leaf[0] for leaf in buffers.obs])
                 self._tell_masks()
             case Kind.SNAPSHOT:
                 return pack_snapshot(self.pool.snapshot())
             case Kind.RESTORE:
                 started_anew = np.zeros(self.pool.num_envs, bool)
-                current = [leaf[1] for leaf in buffers.obs]
+                current = [leaf[0] for leaf in buffers.obs]
                 problems = self.pool.restore(unpack_snapshot(contents), current, started_anew)
                 self._tell_masks()
                 return json.dumps({"problems": problems, "started_anew": started_anew.tolist()}).encode()

@@ -1,16 +1,12 @@
 """Gymnasium environments: their spaces, their making, and a pool that steps a plain list of them.
 
 The pool resets in the same step, so that it has no reset rows, and remembers for each environment how to replay
-the episode so far: the state of its random generator before the reset, the actions since, and a checksum of all
-it answered.
+the episode so far, see `episode_log`.
 """
 
 import importlib
-import struct
 import sys
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -18,6 +14,7 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.checks import did_you_mean
+from inchworm.envs.episode_log import MAX_REPLAY_STEPS, EpisodeLog, OpenRows, checksum_of
 from inchworm.envs.masks import MaskRows, find_mask, gives_by_method
 from inchworm.envs.pool import (
     ObservationReader,
@@ -39,8 +36,8 @@ from inchworm.spaces import EnvSpec
 
 EnvFactory = Callable[[], gymnasium.Env]
 
-MAX_REPLAY_STEPS = 100_000
-"""An episode longer than this is not replayed at a resume; the resumed run says so."""
+REPLAY_ROWS = 256
+"""Steps of an episode that are lived again before they are held against its log."""
 
 RESET_PARTS = ("observation", "info")
 STEP_PARTS = ("observation", "reward", "terminated", "truncated", "info")
@@ -172,20 +169,6 @@ def spec_of(env: Any, prefix: str = "") -> EnvSpec:
     return EnvSpec(*found)
 
 
-@dataclass
-class EpisodeLog:
-    """How to live one episode again."""
-
-    start: dict[str, Any]
-    """Either {"seed": s}, for a seeded reset, or {"generator": state}, for the generator before a plain one."""
-    actions: bytearray = field(default_factory=bytearray)
-    length: int = 0
-    checksum: int = 0
-    """CRC-32 over every observation, reward, flag and mask."""
-    complete: bool = True
-    """False once the episode has grown too long to be kept."""
-
-
 class GymnasiumPool:
     """A list of Gymnasium environments, stepped one after the other in this process."""
 
@@ -220,7 +203,7 @@ class GymnasiumPool:
         leaves = spaces.leaves(space)
         self._is_number = [isinstance(leaf, spaces.Discrete) for leaf in leaves]
         self._composite = isinstance(space, spaces.Dict | spaces.Tuple)
-        # A step's action as one record of the log: its leaves, one after the other.
+        # A step's action in the log of its episode: its leaves, one after the other.
         self._record = np.dtype([(f"{i}", leaf.dtype, spaces.leaf_shape(leaf)) for i, leaf in enumerate(leaves)])
         self._masks = MaskRows(space, num_envs)
         self._by_method = [gives_by_method(env) for env in self._envs]
@@ -229,6 +212,7 @@ class GymnasiumPool:
         # For each environment the episode before the running one, and the running one. The earlier one is there
         # so that a resume right after a reset has something to compare.
         self._logs: list[list[EpisodeLog]] = [[] for _ in range(num_envs)]
+        self._open: OpenRows | None = None
         self._whole = True
         """False in the middle of a step, and for good where one has failed: from there no episode can go on."""
 
@@ -237,30 +221,36 @@ class GymnasiumPool:
         return self._masks.rows
 
     def reset(self, obs: list[np.ndarray]) -> None:
+        self._open = None
         for index in range(self.num_envs):
             write(obs, index, self._seeded_reset(index))
 
     def step(self, actions: list[np.ndarray], t: int, buffers: StepBuffers) -> None:
-        next_obs = [leaf[t] for leaf in buffers.next_obs]
-        obs = [leaf[t + 1] for leaf in buffers.obs]
-        rewards = buffers.reward[t]
-        ended = []
         self._whole = False
-        for index, (action, record) in enumerate(self._rows(actions)):
-            leaves, rewards[index], terminated, truncated = self._step_env(index, action, record)
-            write(next_obs, index, leaves)
-            if terminated or truncated:
-                buffers.terminated[t, index] = terminated
-                buffers.truncated[t, index] = truncated
-                buffers.first[t + 1, index] = True
-                ended.append(index)
-        for leaf, successor in zip(obs, next_obs, strict=True):
-            leaf[...] = successor
+        if self._open is None or not self._open.goes_on(buffers, t):
+            self._write_logs()
+            self._open = OpenRows(buffers, t)
+        self._open.add_actions(actions)
+        ended = [i for i, action in enumerate(self._rows(actions)) if self._step_env(i, action, buffers, t, i)]
+        self._open.add_masks(self._masks.rows)
+        for leaf, successor in zip(buffers.obs, buffers.next_obs, strict=True):
+            leaf[t + 1] = successor[t]
         for index in ended:
-            write(obs, index, self._reset(index))
+            self._open.end(index, self._logs[index][-1])
+            write([leaf[t + 1] for leaf in buffers.obs], index, self._reset(index))
+            buffers.first[t + 1, index] = True
+        if t + 1 == len(buffers.reward):
+            self._write_logs()
         self._whole = True
 
+    def _write_logs(self) -> None:
+        if self._open is not None:
+            self._open.write([logs[-1] for logs in self._logs])
+            self._open = None
+
     def snapshot(self) -> PoolSnapshot:
+        if self._whole:
+            self._write_logs()
         arrays: dict[str, np.ndarray] = {}
         document: dict[str, Any] = {"kind": "gymnasium", "restarts": list(self._restarts), "episodes": []}
         for index, logs in enumerate(self._logs if self._whole else [[] for _ in self._logs]):
@@ -280,7 +270,7 @@ class GymnasiumPool:
         return PoolSnapshot(arrays, document)
 
     def restore(self, snapshot: PoolSnapshot, obs: list[np.ndarray], started_anew: np.ndarray) -> list[str]:
-        problems = []
+        problems, self._open = [], None
         try:
             restarts, episodes = snapshot.document["restarts"], snapshot.document["episodes"]
             if len(restarts) != self.num_envs or len(episodes) != self.num_envs:
@@ -327,14 +317,27 @@ class GymnasiumPool:
                 records = np.frombuffer(bytes(log.actions), self._record)
                 if len(records) != log.length:
                     raise ValueError(f"{len(records)} actions of {log.length}")
-                for action, record in self._rows([records[name].copy() for name in self._record.names or ()]):
-                    leaves, *_ = self._step_env(index, action, record)
+                for first in range(0, log.length, REPLAY_ROWS):
+                    part = records[first : first + REPLAY_ROWS]
+                    leaves = self._live(index, [part[name].copy() for name in self._record.names or ()])
                 if lived.checksum != log.checksum:
                     return "replaying its actions gave other observations or rewards (hidden randomness or state)"
         except EnvironmentContractError as error:
             return f"replaying its actions failed ({error})"
         write(obs, index, leaves)
         return None
+
+    def _live(self, index: int, actions: list[np.ndarray]) -> list[np.ndarray]:
+        """Steps one environment with actions (steps, ...); returns the last observation's leaves."""
+        rows = self._rows(actions)
+        buffers = StepBuffers.empty(self.spec.observation_space, len(rows), 1)
+        taken = OpenRows(buffers, 0)
+        for t, action in enumerate(rows):
+            taken.add_actions([leaf[t] for leaf in actions])
+            self._step_env(index, action, buffers, t, 0)
+            taken.add_masks(None if self._masks.rows is None else self._masks.rows[index : index + 1])
+        taken.write([self._logs[index][-1]])
+        return [leaf[-1, 0] for leaf in buffers.next_obs]
 
     def _replay_start(self, index: int, start: dict[str, Any], earliest: bool) -> list[np.ndarray]:
         """Starts a logged episode again."""
@@ -348,52 +351,44 @@ class GymnasiumPool:
             _set_generator(self._envs[index], start["generator"])
         return self._reset(index)
 
-    def _rows(self, actions: list[np.ndarray]) -> list[tuple[Any, bytes]]:
-        """Of leaves (rows, ...) the action in each row, numbers for Discrete and arrays else, and its record in a log.
-
-        The records are made before any action is sent, because environments may write into theirs.
-        """
+    def _rows(self, actions: list[np.ndarray]) -> list[Any]:
+        """Of leaves (rows, ...) the action in each row: numbers for Discrete and arrays else."""
         rows = range(len(actions[0]))
         columns = [
             list(leaf) if is_number else [leaf[row, ...] for row in rows]
             for is_number, leaf in zip(self._is_number, actions, strict=True)
         ]
-        # All at once, because the bytes of a single number take NumPy as long as those of an array.
-        encoded = [(leaf.tobytes(), leaf.nbytes // len(rows)) for leaf in actions if len(rows)]
-        records = [[raw[row * size : (row + 1) * size] for row in rows] for raw, size in encoded]
         if not self._composite:
-            return list(zip(columns[0], *records, strict=True))
-        composites = (spaces.unflatten(self.spec.action_space, list(parts)) for parts in zip(*columns, strict=True))
-        return list(zip(composites, map(b"".join, zip(*records, strict=True)), strict=True))
+            return columns[0]
+        return [spaces.unflatten(self.spec.action_space, list(parts)) for parts in zip(*columns, strict=True)]
 
-    def _step_env(self, index: int, action: Any, record: bytes) -> tuple[list[np.ndarray], float, bool, bool]:
-        """One step, checked and logged."""
+    def _step_env(self, index: int, action: Any, buffers: StepBuffers, t: int, column: int) -> bool:
+        """One checked step into a row and column of the buffers; returns whether the episode has ended."""
         source = self._names[index]
         try:
             answer = self._steps[index](action)
         except Exception as error:
             raise raised_error("step", error, source) from error
         raw_obs, reward, terminated, truncated, info = unpack("step", answer, STEP_PARTS, source)
-        try:
-            reward, terminated, truncated = float(_one(reward)), bool(_one(terminated)), bool(_one(truncated))
-        except (TypeError, ValueError) as error:
-            raise EnvironmentContractError(
-                "env.step",
-                repr(answer[1:4]),
-                f"is what {source} returned as reward, terminated, truncated",
-                "Return one number and two flags.",
-            ) from error
-        leaves = self._read(raw_obs, source)
-        if not (terminated or truncated):
-            self._read_mask(index, info)
-        log = self._logs[index][-1]
-        if log.complete:
-            log.actions += record
-            log.length += 1
-            log.checksum = _checksum(log.checksum, self._answered(index, leaves), _PACK(reward, terminated, truncated))
-            if log.length > MAX_REPLAY_STEPS:
-                log.complete, log.actions = False, bytearray()
-        return leaves, reward, terminated, truncated
+        if not (type(reward) in _PLAIN and type(terminated) in _PLAIN and type(truncated) in _PLAIN):
+            try:
+                reward, terminated, truncated = _one(reward), _one(terminated), _one(truncated)
+            except (TypeError, ValueError) as error:
+                raise EnvironmentContractError(
+                    "env.step",
+                    repr(answer[1:4]),
+                    f"is what {source} returned as reward, terminated, truncated",
+                    "Return one number and two flags.",
+                ) from error
+        for rows, leaf in zip(buffers.next_obs, self._read(raw_obs, source), strict=True):
+            rows[t, column] = leaf
+        buffers.reward[t, column] = reward
+        if terminated or truncated:
+            buffers.terminated[t, column] = terminated
+            buffers.truncated[t, column] = truncated
+            return True
+        self._read_mask(index, info)
+        return False
 
     def _reset(self, index: int) -> list[np.ndarray]:
         return self._start_episode(index, {"generator": _get_generator(self._envs[index])}, {})
@@ -415,7 +410,8 @@ class GymnasiumPool:
         raw_obs, info = unpack("reset", answer, RESET_PARTS, source)
         leaves = self._read(raw_obs, source)
         self._read_mask(index, info)
-        log = EpisodeLog(start, checksum=_checksum(0, self._answered(index, leaves), b""))
+        answered = leaves if self._masks.rows is None else [*leaves, self._masks.rows[index]]
+        log = EpisodeLog(start, checksum=checksum_of(answered))
         self._logs[index] = [*self._logs[index][-1:], log]
         return leaves
 
@@ -423,10 +419,6 @@ class GymnasiumPool:
         """Takes in the mask of an environment's next action."""
         source = self._names[index]
         self._masks.write(index, find_mask(self._envs[index], info, self._by_method[index], source), source)
-
-    def _answered(self, index: int, leaves: list[np.ndarray]) -> list[np.ndarray]:
-        """An observation's leaves, and the mask that came with it."""
-        return leaves if self._masks.rows is None else [*leaves, self._masks.rows[index]]
 
 
 _PLAIN = frozenset({bool, float, int, np.bool_, np.float64, np.float32})
@@ -440,16 +432,6 @@ def _one(value: Any) -> Any:
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise TypeError(f"{value!r} is no number")
     return array.item()
-
-
-_PACK = struct.Struct("d??").pack
-
-
-def _checksum(checksum: int, leaves: list[np.ndarray], rest: bytes) -> int:
-    for leaf in leaves:
-        data: Any = leaf if leaf.flags.c_contiguous else leaf.tobytes()
-        checksum = zlib.crc32(data, checksum)
-    return zlib.crc32(rest, checksum)
 
 
 def _get_generator(env: gymnasium.Env) -> Any:

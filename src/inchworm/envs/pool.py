@@ -1,7 +1,7 @@
 """What the host collector needs of environments: N of them, stepped side by side into preallocated rows."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -10,8 +10,7 @@ from inchworm.errors import CheckpointError, EnvironmentContractError
 from inchworm.spaces import EnvSpec
 
 
-@dataclass(frozen=True)
-class StepBuffers:
+class StepBuffers(NamedTuple):
     """The rows that `Pool.step` fills; observation buffers are lists of leaves.
 
     `obs` and `first` have one row more than there are steps: row t + 1 is what the policy sees after step t.
@@ -75,6 +74,7 @@ class Pool(Protocol):
     def step(self, actions: list[np.ndarray], t: int, buffers: StepBuffers) -> None:
         """Sends the environments their actions and fills row t of the buffers, and row t + 1 of obs and first.
 
+        Only obs and first need be there at once, all else by the last row: the policy looks at nothing more meanwhile.
         Actions are leaves (N, ...) that have been through `spaces.action_door`; environments may write into them.
         Episodes that end are started anew before the next call. A row that is no transition is marked in `valid`.
         """

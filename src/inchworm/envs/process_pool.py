@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from enum import Enum
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+import jax
 import numpy as np
 import safetensors.numpy
 
@@ -29,8 +29,8 @@ from inchworm.errors import EnvironmentContractError, WorkerError
 from inchworm.spaces import EnvSpec
 from inchworm.workers import error_from_json, how_it_ended, start_program
 
-SPIN_SECONDS = 5e-4
-"""How long a process looks for the next message before it sleeps: to be woken takes longer than most steps."""
+SPIN_SECONDS = 5e-3
+"""How long a process looks for the next message before it sleeps, over a short update too: waking it takes longer."""
 PATIENCE_SECONDS = 5.0
 """How long a process may take to end once it is told to."""
 
@@ -66,15 +66,19 @@ class Channel:
 
     def receive(self) -> tuple[Kind, bytes]:
         """The next message; raises `EOFError` if the other process is gone."""
+        if not self._poll.poll(0):
+            self._wait()
+        header = self._read(1 + _LENGTH_BYTES)
+        length = int.from_bytes(header[1:], "little")
+        return Kind(header[:1]), self._read(length) if length else b""
+
+    def _wait(self) -> None:
         deadline = time.perf_counter() + SPIN_SECONDS
         while not self._poll.poll(0):
             if time.perf_counter() > deadline:
                 self._poll.poll()
-                break
+                return
             os.sched_yield()  # there may be more processes than cores
-        header = self._read(1 + _LENGTH_BYTES)
-        length = int.from_bytes(header[1:], "little")
-        return Kind(header[:1]), self._read(length) if length else b""
 
     def _read(self, size: int) -> bytes:
         parts = []
@@ -86,63 +90,50 @@ class Channel:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-@dataclass(frozen=True)
-class StepRows:
-    """One step of some environments in memory that processes share."""
+class SharedRows(NamedTuple):
+    """The steps of a rollout in memory that processes share."""
 
+    t: np.ndarray
+    """Which of them is being made."""
     actions: list[np.ndarray]
-    """(N, ...)"""
-    buffers: StepBuffers
-    """Of a horizon of 1."""
+    """Its actions (N, ...)."""
     mask: np.ndarray
-    """(N, num_mask_columns)"""
+    """(N, num_mask_columns) of the choices after it."""
     masked: np.ndarray
     """(N,), where an environment gives masks."""
+    buffers: StepBuffers
 
     @classmethod
-    def in_memory(cls, spec: EnvSpec, num_envs: int, file: int) -> "StepRows":
-        """The rows of N environments, in an open file that has room for them or is made to have."""
+    def in_memory(cls, spec: EnvSpec, horizon: int, num_envs: int, file: int) -> "SharedRows":
+        """Rows of N environments, in an open file that has room for them or is made to have."""
         space = spec.action_space
-        template = StepBuffers.empty(spec.observation_space, 1, num_envs)
-        flat = [
-            *(np.empty((num_envs, *spaces.leaf_shape(leaf)), leaf.dtype) for leaf in spaces.leaves(space)),
+        template = cls(
+            np.empty((), np.int64),
+            [np.empty((num_envs, *spaces.leaf_shape(leaf)), leaf.dtype) for leaf in spaces.leaves(space)],
             np.empty((num_envs, spaces.num_mask_columns(space)), bool),
             np.empty(num_envs, bool),
-            *template.obs,
-            *template.next_obs,
-            *(template.first, template.reward, template.terminated, template.truncated, template.valid),
-        ]
-        ends = np.cumsum([-(-array.nbytes // 64) * 64 for array in flat]).tolist()
+            StepBuffers.empty(spec.observation_space, horizon, num_envs),
+        )
+        arrays, structure = jax.tree.flatten(template)
+        ends = np.cumsum([-(-array.nbytes // 64) * 64 for array in arrays]).tolist()
         if os.fstat(file).st_size < ends[-1]:
             os.ftruncate(file, ends[-1])
         memory = mmap.mmap(file, ends[-1])
-        placed = iter(
-            [
-                np.ndarray(array.shape, array.dtype, memory, start)
-                for array, start in zip(flat, [0, *ends], strict=False)
-            ]
+        starts = [0, *ends[:-1]]
+        return jax.tree.unflatten(
+            structure,
+            [np.ndarray(array.shape, array.dtype, memory, start) for array, start in zip(arrays, starts, strict=True)],
         )
-        actions = [next(placed) for _ in spaces.leaves(space)]
-        mask, masked = next(placed), next(placed)
-        obs, next_obs = ([next(placed) for _ in leaves] for leaves in (template.obs, template.next_obs))
-        first, reward, terminated, truncated, valid = placed
-        buffers = StepBuffers(obs, first, next_obs, reward, terminated, truncated, valid)
-        return cls(actions, buffers, mask, masked)
 
-    def of(self, share: slice) -> "StepRows":
+    def of(self, share: slice) -> "SharedRows":
         """The rows of some of the environments."""
-        actions = [leaf[share] for leaf in self.actions]
-        return StepRows(actions, share_of(self.buffers, share), self.mask[share], self.masked[share])
+        actions, mask, masked = jax.tree.map(lambda array: array[share], (self.actions, self.mask, self.masked))
+        return SharedRows(self.t, actions, mask, masked, columns(self.buffers, share))
 
 
-def share_of(buffers: StepBuffers, share: slice) -> StepBuffers:
+def columns(buffers: StepBuffers, share: slice) -> StepBuffers:
     """The buffers of some of the environments."""
-    obs, next_obs = ([leaf[:, share] for leaf in leaves] for leaves in (buffers.obs, buffers.next_obs))
-    first, reward, terminated, truncated, valid = (
-        array[:, share]
-        for array in (buffers.first, buffers.reward, buffers.terminated, buffers.truncated, buffers.valid)
-    )
-    return StepBuffers(obs, first, next_obs, reward, terminated, truncated, valid)
+    return jax.tree.map(lambda array: array[:, share], buffers)
 
 
 class _Helper:
@@ -197,6 +188,7 @@ class ProcessPool:
         spec: EnvSpec,
         num_envs: int,
         seed: int,
+        horizon: int,
         processes: int,
         origin: Any,
         kwargs: dict[str, Any],
@@ -208,6 +200,7 @@ class ProcessPool:
             spec: of the environments.
             num_envs: how many, over all processes.
             seed: of the run.
+            horizon: how many steps a rollout has.
             processes: how many, this one included.
             origin: what the others find the factory by, as JSON; with `kwargs` it does there what `factory` does here.
             kwargs: the environments' arguments.
@@ -220,9 +213,9 @@ class ProcessPool:
         self._own_share, self._others = slice(0, bounds[1]), slice(bounds[1], num_envs)
         self._helpers: list[_Helper] = []
         with _memory() as file:
-            self._rows = StepRows.in_memory(spec, num_envs, file.fileno())
+            rows = SharedRows.in_memory(spec, horizon, num_envs, file.fileno())
             call = {"env": origin, "kwargs": kwargs, "spec": spaces.spec_to_json(spec), "num_envs": num_envs}
-            call |= {"seed": seed, "argv": sys.argv}
+            call |= {"horizon": horizon, "seed": seed, "argv": sys.argv}
             for share in map(slice, bounds[1:-1], bounds[2:]):
                 self._helpers.append(_Helper(share, file.fileno(), call))
         try:
@@ -230,7 +223,7 @@ class ProcessPool:
         except BaseException:
             self._close_helpers()
             raise
-        self._there = self._rows.of(self._others)
+        self._there = rows.of(self._others)
         self._mask: np.ndarray | None = None
         self._made = False
         self._restarts = [0] * num_envs
@@ -253,22 +246,23 @@ class ProcessPool:
         own, others, there = self._own_share, self._others, self._there
         for shared, leaf in zip(there.actions, actions, strict=True):
             shared[...] = leaf[others]
-        for helper in self._helpers:
-            helper.send(Kind.STEP)
+        there.t[...] = t
+        self._tell(Kind.STEP)
         if self._buffers is not buffers:
-            self._buffers, self._own_buffers = buffers, share_of(buffers, own)
+            self._buffers, self._own_buffers = buffers, columns(buffers, own)
         self._own.step([leaf[own] for leaf in actions], t, self._own_buffers)
         for helper in self._helpers:
             helper.answer()
-        rows = there.buffers
-        for leaf, shared in zip(buffers.obs, rows.obs, strict=True):
-            leaf[t + 1, others] = shared[1]
-        for leaf, shared in zip(buffers.next_obs, rows.next_obs, strict=True):
-            leaf[t, others] = shared[0]
-        buffers.first[t + 1, others] = rows.first[1]
-        buffers.reward[t, others] = rows.reward[0]
-        buffers.terminated[t, others] = rows.terminated[0]
-        buffers.truncated[t, others] = rows.truncated[0]
+        for leaf, shared in zip(buffers.obs, there.buffers.obs, strict=True):
+            leaf[t + 1, others] = shared[t + 1]
+        buffers.first[t + 1, others] = there.buffers.first[t + 1]
+        if t + 1 == len(buffers.reward):
+            for field in ("next_obs", "reward", "terminated", "truncated"):
+                jax.tree.map(
+                    lambda leaf, shared: np.copyto(leaf[:, others], shared[: t + 1]),
+                    getattr(buffers, field),
+                    getattr(there.buffers, field),
+                )
         if self._mask is not None:
             self._mask[own], self._mask[others] = self._own.mask, there.mask
         self._whole = True
@@ -343,7 +337,7 @@ class ProcessPool:
     def _take_start(self, obs: list[np.ndarray]) -> None:
         """Takes in where the environments of other processes stand after `reset` or `restore`."""
         for leaf, shared in zip(obs, self._there.buffers.obs, strict=True):
-            leaf[self._others] = shared[1]
+            leaf[self._others] = shared[0]
         masked = [self._own.mask is not None, *self._there.masked.tolist()]
         if any(masked):
             if not all(masked):

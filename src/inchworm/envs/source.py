@@ -63,8 +63,8 @@ class EnvSource:
     origin: Any = None
     """Where the factory makes Gymnasium's environments one by one, what it was made of: an id, a class, a function."""
 
-    def make_pool(self, num_envs: int, seed: int, processes: int = 1) -> Pool:
-        """The environments of one run.
+    def make_pool(self, num_envs: int, seed: int, horizon: int, processes: int = 1) -> Pool:
+        """The environments of one run, for rollouts of as many steps.
 
         Raises:
             ConfigError: a vector environment has another number of them, or other processes cannot make them.
@@ -74,7 +74,7 @@ class EnvSource:
             if processes == 1:
                 return GymnasiumPool(self.factory, num_envs, seed)
             found_by = reference("env", self.origin)
-            return ProcessPool(self.factory, self.spec, num_envs, seed, processes, found_by, self.kwargs)
+            return ProcessPool(self.factory, self.spec, num_envs, seed, horizon, processes, found_by, self.kwargs)
         if self.num_envs != num_envs:
             raise ConfigError(
                 "num_envs",
