@@ -171,6 +171,10 @@ class Comparison:
         both = {"speed": (self.pair.ratio, self.ratios), "updates": (self.pair.update_ratio, self.update_ratios)}
         return {name: (promise, ratios) for name, (promise, ratios) in both.items() if promise is not None and ratios}
 
+    @property
+    def keeps_promises(self) -> bool:
+        return all(median(ratios) >= promise for promise, ratios in self.promises.values())
+
     def to_json(self) -> dict[str, Any]:
         result = asdict(self.pair)
         for name, ratios in {"ratio": self.ratios, "update_ratio": self.update_ratios}.items():
@@ -325,7 +329,7 @@ def document(
         **source,
         "machine": machine(),
         "settings": {name: value for name, value in asdict(work).items() if name not in ("targets", "bound")},
-        "bound": work.bound,
+        "bound": None if all(comparison.keeps_promises for comparison in comparisons) else work.bound,
         "simulators": {side: rounds[0].measurements[side].simulator for side in work.sides},
         "pairs": [comparison.to_json() for comparison in comparisons],
         "rounds": [asdict(played) for played in rounds],

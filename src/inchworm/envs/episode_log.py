@@ -40,14 +40,14 @@ class EpisodeLog:
             self.complete, self.actions = False, bytearray()
             return
         self.actions += actions.tobytes()
-        self.checksum = zlib.crc32(np.ascontiguousarray(answers), self.checksum)
+        self.checksum = zlib.crc32(answers.tobytes(), self.checksum)
 
 
 def checksum_of(leaves: list[np.ndarray]) -> int:
     """CRC-32 over arrays: what a log begins with, of an episode's first observation."""
     checksum = 0
     for leaf in leaves:
-        checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+        checksum = zlib.crc32(leaf.tobytes(), checksum)
     return checksum
 
 
