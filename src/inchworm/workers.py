@@ -25,7 +25,7 @@ from inchworm import errors
 from inchworm.errors import ConfigError, FieldError, InchwormError, WorkerError
 from inchworm.signals import leave, told_to_stop
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.05
 INSIDE = "INCHWORM_WORKER"
 """Set in the environment of workers."""
 SCRIPT = "__inchworm_main__"
