@@ -263,6 +263,7 @@ class ProcessPool:
                     getattr(buffers, field),
                     getattr(there.buffers, field),
                 )
+            self._buffers = None
         if self._mask is not None:
             self._mask[own], self._mask[others] = self._own.mask, there.mask
         self._whole = True
