@@ -636,6 +636,17 @@ def test_a_snapshot_does_not_depend_on_how_the_steps_before_it_were_cut_into_rol
             np.testing.assert_array_equal(other.arrays[name], array)
 
 
+def test_rows_that_are_filled_again_keep_no_flags_of_before():
+    pool = GymnasiumPool(Toy, 2, 0)
+    buffers, door = play(pool, Toy.length), spaces.action_door(pool.spec.action_space, "clip")
+    assert buffers.terminated[-1].all()
+    assert buffers.first[-1].all()
+    pool.step(door(actions_of(pool, 1)[0]), Toy.length - 1, buffers)
+    assert not buffers.terminated[-1].any()
+    assert not buffers.first[-1].any()
+    assert restored(Toy, 2, 0, pool.snapshot())[3] == []
+
+
 def test_an_episode_that_is_too_long_to_replay_is_told(monkeypatch):
     class Endless(Toy):
         length = -1

@@ -40,12 +40,8 @@ class Share:
         buffers = self.rows.buffers
         match kind:
             case Kind.STEP:
-                t = int(self.rows.t)
-                if t == 0:
-                    for flags in (buffers.terminated, buffers.truncated, buffers.first):
-                        flags[...] = False
                 # Copies, because environments may keep or change what they are sent.
-                self.pool.step([leaf.copy() for leaf in self.rows.actions], t, buffers)
+                self.pool.step([leaf.copy() for leaf in self.rows.actions], int(self.rows.t), buffers)
                 if self.pool.mask is not None:
                     self.rows.mask[...] = self.pool.mask
             case Kind.RESET:

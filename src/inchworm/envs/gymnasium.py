@@ -231,6 +231,7 @@ class GymnasiumPool:
             self._write_logs()
             self._open = OpenRows(buffers, t)
         self._open.add_actions(actions)
+        buffers.terminated[t] = buffers.truncated[t] = buffers.first[t + 1] = False
         ended = [i for i, action in enumerate(self._rows(actions)) if self._step_env(i, action, buffers, t, i)]
         self._open.add_masks(self._masks.rows)
         for leaf, successor in zip(buffers.obs, buffers.next_obs, strict=True):
