@@ -43,12 +43,12 @@ class EpisodeLog:
         self.checksum = zlib.crc32(answers.tobytes(), self.checksum)
 
 
-def checksum_of(leaves: list[np.ndarray]) -> int:
-    """CRC-32 over arrays: what a log begins with, of an episode's first observation."""
-    checksum = 0
+def checksum(leaves: list[np.ndarray]) -> int:
+    """CRC-32 over arrays."""
+    found = 0
     for leaf in leaves:
-        checksum = zlib.crc32(leaf.tobytes(), checksum)
-    return checksum
+        found = zlib.crc32(leaf.tobytes(), found)
+    return found
 
 
 class OpenRows:

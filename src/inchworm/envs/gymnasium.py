@@ -14,7 +14,7 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.checks import did_you_mean
-from inchworm.envs.episode_log import MAX_REPLAY_STEPS, EpisodeLog, OpenRows, checksum_of
+from inchworm.envs.episode_log import MAX_REPLAY_STEPS, EpisodeLog, OpenRows, checksum
 from inchworm.envs.masks import MaskRows, find_mask, gives_by_method
 from inchworm.envs.pool import (
     ObservationReader,
@@ -412,7 +412,7 @@ class GymnasiumPool:
         leaves = self._read(raw_obs, source)
         self._read_mask(index, info)
         answered = leaves if self._masks.rows is None else [*leaves, self._masks.rows[index]]
-        log = EpisodeLog(start, checksum=checksum_of(answered))
+        log = EpisodeLog(start, checksum=checksum(answered))
         self._logs[index] = [*self._logs[index][-1:], log]
         return leaves
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from inchworm import spaces
+from inchworm.envs.episode_log import checksum
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.pool import PoolSnapshot, StepBuffers
 from inchworm.envs.source import EnvSource
@@ -26,7 +27,6 @@ from inchworm.envs.trial import (
     Notes,
     Trial,
     bounds,
-    checksum,
     extreme_draws,
     guarded,
     own_actions,

@@ -3,7 +3,6 @@
 import textwrap
 import time
 import traceback
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -13,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from inchworm import spaces
+from inchworm.envs.episode_log import checksum
 from inchworm.envs.gymnasium import RESET_PARTS, STEP_PARTS
 from inchworm.envs.masks import MaskRows, find_mask, gives_by_method
 from inchworm.envs.pool import ObservationReader, first_line, unpack
@@ -275,11 +275,3 @@ def _is_number(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     return textwrap.shorten(repr(value) if value is None else f"{type(value).__name__} {value!r}", 60)
-
-
-def checksum(leaves: list[np.ndarray]) -> int:
-    """CRC-32 over arrays."""
-    found = 0
-    for leaf in leaves:
-        found = zlib.crc32(np.ascontiguousarray(leaf).data, found)
-    return found
