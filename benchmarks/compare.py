@@ -173,7 +173,7 @@ class Comparison:
 
     @property
     def keeps_promises(self) -> bool:
-        return all(median(ratios) >= promise for promise, ratios in self.promises.values())
+        return all(is_kept(*promised) for promised in self.promises.values())
 
     def to_json(self) -> dict[str, Any]:
         result = asdict(self.pair)
@@ -314,9 +314,14 @@ def pair_table(comparisons: list[Comparison]) -> Table:
     return result
 
 
+def is_kept(promise: float, ratios: list[float]) -> bool:
+    """Whether the median over the rounds is what Inchworm promises."""
+    return median(ratios) >= promise
+
+
 def held_against(promise: float, ratios: list[float]) -> str:
-    """What Inchworm promises of the median over the rounds, and whether it is that."""
-    return f"{promise:g}, {verdict(median(ratios) >= promise)}"
+    """What Inchworm promises, and whether it keeps it."""
+    return f"{promise:g}, {verdict(is_kept(promise, ratios))}"
 
 
 def document(

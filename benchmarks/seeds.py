@@ -52,7 +52,7 @@ WORKS = {
     "halfcheetah-processes": Work(
         env_id="HalfCheetah-v5",
         backend="gymnasium",
-        total_steps=1_000_000,  # a usual length; starting and ending a process take 2.5 s whatever it is
+        total_steps=1_000_000,  # a usual length; starting and ending a process take 1.7 s whatever it is
         one_core=True,
         ratio=1.8,
         settings={"num_envs": 8, "horizon": 256, "minibatch_size": 64, "num_epochs": 10},

@@ -167,4 +167,4 @@ def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:
 
 def preset_name(source: EnvSource) -> str:
     """The preset an environment gets when none is named."""
-    return preset_for(source.name, source.entry_point, source.spec.action_space)
+    return preset_for(source.name, source.entry_point, source.spec.action_space, source.jax_env is not None)

@@ -75,9 +75,7 @@ class Trainer:
             CheckpointError: its last checkpoint could not be written.
         """
         if run.failure is not None:
-            newest = checkpoints.list_checkpoints(self.folder.checkpoints)[-1:]
-            where = f"Last good checkpoint: {newest[0]}." if newest else "There was no checkpoint yet."
-            raise type(run.failure)(f"{run.failure} {where}") from run.failure
+            raise type(run.failure)(f"{run.failure} {what_is_left(self.folder.path)}") from run.failure
         if self.save_failure is not None:
             raise self.save_failure
         assert run.reason is not None

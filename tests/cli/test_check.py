@@ -60,6 +60,13 @@ def test_a_healthy_environment_exits_with_0_and_shows_the_settings_of_its_preset
     assert settings["total_steps"] == "100,000"
 
 
+def test_an_environment_of_another_backend_is_checked_with_the_settings_it_gets_there(capsys):
+    assert main(["check", "MountainCarContinuous-v0", "--backend", "jax", "--steps", "200"]) == 0
+    out = capsys.readouterr().out
+    assert "Problems: none" in out
+    assert "batched (" in out
+
+
 def test_values_stand_in_one_column(capsys):
     main(["check", "CartPole-v1", "--steps", "200"])
     rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith("  ")]

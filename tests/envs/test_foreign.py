@@ -19,6 +19,7 @@ from inchworm.envs.simulated import simulated
 from inchworm.envs.single_view import SingleView
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError, EnvironmentContractError, MissingDependencyError
+from inchworm.planning import preset_name
 
 DEFAULTS = {"max_episode_steps": 500, "gravity": 9.8, "noisy": False, "mode": -1, "robot": "go1", "torque": jnp.ones(2)}
 
@@ -157,10 +158,22 @@ def test_games_of_envpool_and_of_ale_get_the_preset_of_atari(entry_point, preset
     assert preset_for("Pong-v5", entry_point, spaces.Discrete(6)) == preset
 
 
+@pytest.mark.parametrize(
+    ("env", "backend", "preset"),
+    [
+        ("MountainCarContinuous-v0", "jax", "batched"),
+        ("MountainCarContinuous-v0", "gymnasium", "mujoco"),
+        ("CartPole-v1", "jax", "classic"),
+        ("Pendulum-v1", "jax", "pendulum"),
+    ],
+)
+def test_forces_in_a_jax_environment_get_the_preset_with_sixteen_environments(env, backend, preset):
+    assert preset_name(env_source(env, None, backend)) == preset
+
+
 def test_a_game_of_envpool_is_known_by_its_module():
     pytest.importorskip("envpool")
-    source = env_source("Pong-v5", None, "envpool")
-    assert preset_for(source.name, source.entry_point, source.spec.action_space) == "atari"
+    assert preset_name(env_source("Pong-v5", None, "envpool")) == "atari"
 
 
 def test_the_only_environment_of_a_vector_environment_is_played_as_a_single_one():

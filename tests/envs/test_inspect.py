@@ -1,5 +1,7 @@
 """Each fault of an environment is found and named; a healthy environment has none."""
 
+import time
+
 import gymnasium
 import numpy as np
 import pytest
@@ -80,6 +82,22 @@ def test_the_healthy_environment_of_these_tests_is_healthy():
     assert report.problems == report.warnings == ()
     assert report.facts["action space"] == "Box (2,), float32, -1 to 1"
     assert "32% is clipped" in report.facts["policy"]
+
+
+def test_an_environment_that_is_slow_at_first_is_deterministic_all_the_same():
+    made = []
+
+    class Slow(Healthy):
+        def __init__(self):
+            made.append(self)
+
+        def step(self, action):
+            time.sleep(0.02 if self is made[1] else 0)  # the first tells its spaces
+            return super().step(action)
+
+    report = inspect(Slow, steps=200, seconds=0.4)
+    assert "bit for bit" in report.facts["determinism"]
+    assert report.warnings == ()
 
 
 @pytest.mark.parametrize("reward", [None, "1.0", 1j, np.ones(1), [1.0]])

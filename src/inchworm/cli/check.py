@@ -30,6 +30,8 @@ class Options:
     """Gymnasium id (HalfCheetah-v5), or module:factory for an environment of your own."""
     env_kwargs: str = "{}"
     """Keyword arguments of the environment, as a JSON object."""
+    backend: str | None = None
+    """Whose environment ENV stands for, as in `inchworm train`."""
     steps: int = 2000
     """Random steps to try, in about three seconds at most."""
     seed: int = 0
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> int:
     check_integer("seed", options.seed, 0, 2**32 - 2)
     configure_jax()
     with _silence():
-        source = env_source(options.env, read_env_kwargs(options.env_kwargs))
+        source = env_source(options.env, read_env_kwargs(options.env_kwargs), options.backend)
         name = preset_name(source)
         preset = PRESETS[name]
         report = inspect_environment(

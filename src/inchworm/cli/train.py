@@ -47,7 +47,7 @@ class Options:
     algorithm: str = "ppo"
     """What moves the policy: ppo, trpo, npg, a2c or reinforce."""
     preset: str | None = None
-    """Settings to start from: paper, mujoco, classic, pendulum or atari; by default the one that fits ENV."""
+    """Settings to start from: paper, mujoco, batched, classic, pendulum or atari; by default the one that fits ENV."""
     total_steps: int = 1_000_000
     """Budget in environment steps; the run stops at the first iteration that reaches it."""
     seed: int | None = None

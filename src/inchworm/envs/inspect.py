@@ -23,6 +23,7 @@ from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.pool import PoolSnapshot, StepBuffers
 from inchworm.envs.source import EnvSource
 from inchworm.envs.trial import (
+    Answer,
     Finding,
     Notes,
     Trial,
@@ -98,6 +99,7 @@ def inspect_environment(
         main = Trial(make(), spec, notes)
         if main.live(draws, {"seed": seed}, seconds / 2):
             draws_globally = _global_generators() != global_state
+            answers = main.answers.copy()
             _report_episodes(main, limit, notes)
             _report_masks(main, notes)
             _report_rewards(main, normalize_return, notes)
@@ -107,8 +109,8 @@ def inspect_environment(
             again, other = (Trial(env, spec, Notes()) for _ in range(2))
             again.live(draws, {"seed": seed}, seconds / 6)
             other.live([draw[:500] for draw in draws], {"seed": seed + 1}, seconds / 12)
-            _compare(main, again, other, draws_globally, notes)
-            if not notes.found(severe=True):
+            _compare(answers, again.answers, other.answers, draws_globally, notes)
+            if source.origin is not None and not notes.found(severe=True):
                 _try_resume(factory, spec, draws, seed, seconds / 6, notes)
     return Report(notes.facts, notes.found(severe=True), notes.found(severe=False))
 
@@ -160,9 +162,11 @@ def _report_episodes(main: Trial, limit: int | None, notes: Notes) -> None:
     if lengths:
         ends = f"{len(lengths):,} episodes ended after {_span(lengths, ',')} steps, {terminated:,} of them terminated"
     notes.facts["tried"] = f"{steps:,} random steps; {ends}"
-    rate, reset = steps / max(sum(main.step_seconds), 1e-9), 1e3 * float(np.mean(main.reset_seconds))
+    # The first may compile or load something.
+    step, reset = (float(np.mean(seconds[1:] or seconds)) for seconds in (main.step_seconds, main.reset_seconds))
     notes.facts["speed"] = (
-        f"{rate:,.0f} steps/s of the environment alone ({1e6 / rate:,.0f} us a step), {reset:.2g} ms a reset"
+        f"{1 / max(step, 1e-9):,.0f} steps/s of the environment alone ({1e6 * step:,.0f} us a step), "
+        f"{1e3 * reset:.2g} ms a reset"
     )
     if not lengths and limit is None:
         text = f"there is none, and no random episode ended in {steps:,} steps; returns are told of ended episodes only"
@@ -232,9 +236,9 @@ def _try_bounds(main: Trial, space: spaces.Space, seconds: float) -> None:
             return
 
 
-def _compare(main: Trial, again: Trial, other: Trial, draws_globally: bool, notes: Notes) -> None:
+def _compare(main: list[Answer], again: list[Answer], other: list[Answer], draws_globally: bool, notes: Notes) -> None:
     """Whether the seed decides everything, and whether it decides anything."""
-    for count, (first, second) in enumerate(zip(main.answers, again.answers, strict=False)):
+    for count, (first, second) in enumerate(zip(main, again, strict=False)):
         if first != second:
             parts = zip(("observation", "reward", "flag", "mask"), first, second, strict=True)
             part = next(name for name, one, another in parts if one != another)
@@ -244,9 +248,11 @@ def _compare(main: Trial, again: Trial, other: Trial, draws_globally: bool, note
             fix += "; NumPy's or Python's global generator was used." if draws_globally else "."
             notes.warn("determinism", f"{text}, so that no run can be repeated or resumed exactly", fix)
             return
-    notes.facts["determinism"] = f"the same seed and actions gave the same {len(again.answers):,} answers, bit for bit"
-    if all(first == second for first, second in zip(main.answers, other.answers, strict=False)):
-        text = f"changes nothing: another one gave the same {len(other.answers):,} answers"
+    notes.facts["determinism"] = (
+        f"the same seed and actions gave the same {min(len(main), len(again)):,} answers, bit for bit"
+    )
+    if all(first == second for first, second in zip(main, other, strict=False)):
+        text = f"changes nothing: another one gave the same {min(len(main), len(other)):,} answers"
         notes.warn("seed", text, "If episodes should differ, draw from self.np_random after super().reset(seed=seed).")
 
 

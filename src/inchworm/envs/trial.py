@@ -1,5 +1,6 @@
 """A trial of an environment: a life of random actions in it, in which every answer is checked and remembered."""
 
+import math
 import textwrap
 import time
 import traceback
@@ -21,6 +22,9 @@ from inchworm.spaces import Box, Discrete, EnvSpec
 
 MAX_FEATURES = 100_000
 """Statistics are kept of this many numbers of each part of an observation."""
+
+Answer = tuple[int, str, str, bytes]
+"""What a reset or step gave: the observation's checksum, the reward, the flags and the mask."""
 
 FINITE_FIX = "Find the division, root or logarithm that it comes from: updates that meet it are dropped."
 
@@ -82,8 +86,8 @@ class Trial:
         self.squares, self.smallest, self.largest = (
             [np.full(size, start) for size in sizes] for start in (0.0, np.inf, -np.inf)
         )
-        self.answers: list[tuple[int, str, str, bytes]] = []
-        """The observation's checksum, the reward, the flags and the mask of each reset and step."""
+        self.answers: list[Answer] = []
+        """Of each reset and step."""
         self.allowed: list[float] = []
         """The share of choices that each mask allows."""
         self.rewards: list[float] = []
@@ -94,13 +98,16 @@ class Trial:
 
     def live(self, draws: list[np.ndarray], reset: dict[str, Any], seconds: float) -> bool:
         """Resets, and sends the actions drawn while there is time; False if an answer kept it from going on."""
-        deadline = time.perf_counter() + seconds
+        deadline = math.inf
         try:
             self._reset(reset)
             for step in range(len(draws[0])):
                 if self._step([draw[step : step + 1] for draw in draws]):
                     self._reset({})
-                if time.perf_counter() > deadline:
+                now = time.perf_counter()
+                if step == 0:  # which may have compiled or loaded something
+                    deadline = now + seconds
+                if now > deadline:
                     break
         except EnvironmentContractError as error:
             self._notes.contract(error, self._place())
