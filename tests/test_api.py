@@ -19,9 +19,16 @@ from inchworm import build
 from inchworm.collect.host import HostRollouts
 from inchworm.config import ALGORITHMS
 from inchworm.envs.source import env_source
-from inchworm.errors import ConfigError, EnvironmentContractError, InvariantError, RunFolderError
+from inchworm.errors import (
+    ConfigError,
+    EnvironmentContractError,
+    InvariantError,
+    RunFolderError,
+    UnsupportedSpaceError,
+)
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.run_folder import RunFolder, out_of, read_json, write_json
+from inchworm.workers import INSIDE
 
 SMALL = iw.PPO(num_envs=2, horizon=16, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
 STEPS = 320
@@ -45,6 +52,54 @@ def test_a_run_evaluates_in_the_environment_it_was_trained_in_and_a_loaded_one_a
     assert error.value.field == "env"
     again = iw.load(own.folder).evaluate(episodes=2, env=lambda: gymnasium.make("CartPole-v1"))
     assert again.returns == own.evaluate(episodes=2).returns
+
+
+class Closes(gymnasium.Env):
+    """Writes down that it was closed, and fails at it."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    made = closed = 0
+
+    def __init__(self):
+        Closes.made += 1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, True, False, {}
+
+    def close(self):
+        Closes.closed += 1
+        if Closes.closed > 1:  # the first only tells its spaces
+            raise RuntimeError("the window was gone")
+
+
+def test_environments_that_cannot_be_closed_do_not_cost_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(Closes, "made", 0)
+    monkeypatch.setattr(Closes, "closed", 0)
+    with pytest.warns(UserWarning, match="environment 0 could not be closed: RuntimeError: the window was gone"):
+        run = train(tmp_path, Closes)
+    assert run.summary["env_steps"] == STEPS
+    assert Closes.closed == Closes.made == 3
+
+
+@pytest.mark.filterwarnings("ignore:environment . could not be closed")
+def test_environments_are_closed_when_the_settings_do_not_fit_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(Closes, "made", 0)
+    monkeypatch.setattr(Closes, "closed", 0)
+    with pytest.raises(UnsupportedSpaceError, match="has no finite range"):
+        train(tmp_path, Closes, algorithm=dataclasses.replace(SMALL, action_distribution="beta"))
+    assert Closes.closed == Closes.made == 3
+
+
+def test_a_worker_s_import_of_a_script_that_resumes_a_run_of_several_processes_is_told(tmp_path, monkeypatch):
+    divided = train(tmp_path, env_processes=2)
+    monkeypatch.setenv(INSIDE, "1")
+    with pytest.raises(ConfigError, match="trains when it is imported"):
+        iw.resume(divided.folder, total_steps=2 * STEPS)
 
 
 def test_a_run_leaves_everything_in_its_folder(run):

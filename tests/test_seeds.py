@@ -14,7 +14,7 @@ import pytest
 from gymnasium.vector import SyncVectorEnv
 
 import inchworm as iw
-from inchworm.errors import ConfigError
+from inchworm.errors import ConfigError, RunFolderError
 from inchworm.io.run_folder import RunFolder, read_json
 from jax_probes import Cue
 
@@ -99,6 +99,15 @@ def test_environments_that_cannot_reach_other_processes_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="each seed needs its own"):
         iw.train_seeds(vector, SMALL, seeds=(0, 1), out=tmp_path, **QUIET)
     assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "jax"])
+def test_a_name_that_is_taken_is_told_before_anything_is_written(tmp_path, backend):
+    taken = tmp_path / "CartPole-v1" / "ppo" / "mine-seed1"
+    taken.mkdir(parents=True)
+    with pytest.raises(RunFolderError, match=r"mine-seed1.*exists already"):
+        iw.train_seeds("CartPole-v1", SMALL, seeds=(0, 1), backend=backend, name="mine", out=tmp_path, **QUIET)
+    assert list(taken.parent.iterdir()) == [taken]
 
 
 def test_a_script_s_own_functions_reach_the_processes(tmp_path):

@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
+from inchworm import workers
 from inchworm.errors import CheckpointError, NonFiniteError, WorkerError
 from inchworm.workers import run_workers
 
@@ -62,6 +65,44 @@ def test_a_worker_that_dies_or_fails_leaves_the_others_alone():
     assert (refused.field, refused.fix) == ("tensor", "Take another.")
     assert type(broke) is WorkerError
     assert "ZeroDivisionError" in str(broke)
+
+
+def test_an_error_brings_its_traceback_along():
+    (failed,) = run_workers(WORKER, [{"do": "fail"}], lambda *report: None)
+    assert 'raise NonFiniteError("nothing is finite")' in "".join(failed.__notes__)
+
+
+def test_what_the_current_folder_holds_does_not_hide_the_parent_s_modules(tmp_path, monkeypatch):
+    (tmp_path / f"{WORKER}.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert run_workers(WORKER, [{"do": "return", "value": 3}], lambda *report: None) == [9]
+
+
+def test_a_signal_that_comes_while_a_worker_is_started_stops_it_too(tmp_path, monkeypatch):
+    start, begun = workers._start, []
+
+    def start_and_be_told(*arguments):
+        begun.append(start(*arguments))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return begun[-1]
+
+    monkeypatch.setattr(workers, "_start", start_and_be_told)
+    calls = [{"do": "wait", "note": str(tmp_path / "note")}] * 3
+    with pytest.raises(SystemExit):
+        run_workers(WORKER, calls, lambda *report: None)
+    assert len(begun) == 1
+    assert begun[0].process.poll() is not None
+
+
+def test_the_functions_of_a_module_that_is_run_are_found_by_its_name(monkeypatch):
+    main = types.ModuleType("__main__")
+    main.__spec__ = ModuleSpec("package.train", None)
+    main.make = types.FunctionType(test_no_worker_outlives_its_parent.__code__, {}, "make")
+    main.make.__module__, main.make.__qualname__ = "__main__", "make"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert workers.reference("env", main.make) == {"module": "package.train", "name": "make"}
+    main.__spec__, main.__file__ = None, "train.py"
+    assert workers.reference("env", main.make) == {"script": "train.py", "name": "make"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

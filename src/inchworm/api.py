@@ -26,6 +26,7 @@ from inchworm.run import Run, check_fits, factory_of, source_of
 from inchworm.runner import Trainer, decisive, finished, train_alone, train_together
 from inchworm.spaces import EnvSpec
 from inchworm.train import Observer
+from inchworm.workers import check_outside
 
 
 def train(
@@ -158,6 +159,8 @@ def resume(
     path = check_path("path", path)
     folder = open_run_folder(path)
     config = RunConfig.from_json(read_json(folder.config))
+    if config.env_processes > 1:
+        check_outside("env_processes")
     configure_jax(config.threads, config.devices)
     _, checkpoint = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
     _check_unedited(config, checkpoint)

@@ -1,5 +1,6 @@
 """The parts of a run: its algorithm, its compiled functions, its collector."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -128,7 +129,10 @@ def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnPart
         rollouts = PoolRollouts(partial(source.traced, algorithm.num_envs, config.seed), shape, algorithm.squash)
     else:
         pool = source.make_pool(algorithm.num_envs, config.seed, algorithm.horizon, config.env_processes)
-        rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
+        with contextlib.ExitStack() as if_refused:
+            if_refused.callback(pool.close)
+            rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
+            if_refused.pop_all()
     state = compiled.init(jax.random.key(config.seed))
     iterate = compiled.iterate
     if len(devices) > 1:

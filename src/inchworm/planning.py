@@ -15,11 +15,11 @@ from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts
 from inchworm.checks import check_choice, check_hashable, check_integer
 from inchworm.config import ALGORITHMS, PRESETS, RunConfig, preset_for
-from inchworm.envs.source import EnvSource, env_source
+from inchworm.envs.source import EnvSource, env_reference, env_source
 from inchworm.errors import ConfigError
 from inchworm.models.observations import is_image
 from inchworm.spaces import EnvSpec
-from inchworm.workers import check_outside, cores, reference
+from inchworm.workers import check_outside, cores
 
 
 def plan(
@@ -115,7 +115,7 @@ def _check_divisible(source: EnvSource, env_processes: Any) -> None:
             f"divides Gymnasium's environments, and those of {source.name} are stepped together",
             "Leave it out.",
         )
-    reference("env", source.origin)
+    env_reference(source.origin)
 
 
 def _unread_here(spec: EnvSpec, own: OwnParts) -> dict[str, str]:

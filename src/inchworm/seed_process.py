@@ -8,7 +8,7 @@ from typing import Any
 
 from inchworm.build import OwnParts
 from inchworm.config import RunConfig
-from inchworm.envs.source import env_source
+from inchworm.envs.source import env_referred, env_source
 from inchworm.planning import configure_jax
 from inchworm.runner import train_alone
 from inchworm.train import Iteration
@@ -31,7 +31,7 @@ def train(call: dict[str, Any], report: Callable[[float, float | None], None]) -
     configure_jax(config.threads)
     run = train_alone(
         config,
-        env_source(referred(call["env"]), config.env_kwargs, call["backend"]),
+        env_source(env_referred(call["env"]), config.env_kwargs, call["backend"]),
         OwnParts(network=referred(call["network"])),
         out=Path(call["out"]),
         name=call["name"],

@@ -18,10 +18,11 @@ from inchworm.api import load
 from inchworm.build import OwnParts, make_collector
 from inchworm.checks import check_integer, check_path
 from inchworm.config import RunConfig
+from inchworm.envs.source import env_reference
 from inchworm.errors import ConfigError, InchwormError, WorkerError
 from inchworm.io.curve import plot_group
 from inchworm.io.progress import GroupProgress
-from inchworm.io.run_folder import RunFolder, check_name, create_run_folder, write_json
+from inchworm.io.run_folder import RunFolder, check_name, check_new, create_run_folder, write_json
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import plan
 from inchworm.run import Run
@@ -127,6 +128,8 @@ def train_seeds(
         return [group.path.name.removesuffix("seeds") + f"seed{seed}" for seed in seeds]
 
     # What can fail for a wrong setting comes before anything is written.
+    if name is not None:
+        check_new(out, config.env, config.algorithm_name, [f"{name}-seed{seed}" for seed in seeds])
     if source.jax_env is not None:
         with contextlib.closing(make_collector(configs, source, own)) as collector:
             group = new_folder("seeds", name and f"{name}-seeds")
@@ -140,7 +143,7 @@ def train_seeds(
         _check_sendable(env, own)
         if source.vector is not None:
             source.vector().close()  # each process makes one of its own
-        whole = {"env": reference("env", env), "network": reference("network", network)}
+        whole = {"env": env_reference(env), "network": reference("network", network)}
         whole |= {"backend": backend, "out": str(out)}
         whole["evaluation_episodes"] = evaluation_episodes
         group = new_folder("seeds", name and f"{name}-seeds")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Thread
@@ -26,6 +27,8 @@ from inchworm.errors import ConfigError, FieldError, InchwormError, WorkerError
 from inchworm.signals import leave, told_to_stop
 
 POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 5.0
+"""How long is waited for a process that is about to end."""
 INSIDE = "INCHWORM_WORKER"
 """Set in the environment of workers."""
 SCRIPT = "__inchworm_main__"
@@ -59,7 +62,10 @@ def reference(field: str, value: Any) -> Any:
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     where: dict[str, Any] = {"module": module, "name": name}
     if module == "__main__":
-        where = {"script": getattr(sys.modules[module], "__file__", None), "name": name}
+        spec = sys.modules[module].__spec__  # of `python -m module`; of a script there is none
+        where["module"] = None if spec is None else spec.name
+        if spec is None:
+            where = {"script": getattr(sys.modules[module], "__file__", None), "name": name}
     try:
         if _attribute(sys.modules[module or ""], name) is value and None not in where.values():
             return where
@@ -132,26 +138,27 @@ def run_workers(
         KeyboardInterrupt: Ctrl-C, after all have stopped.
         SystemExit: SIGTERM likewise.
     """
-    free, waiting = cores(), list(range(len(calls)))
+    free, waiting = cores(), deque(range(len(calls)))
     running: dict[int, _Worker] = {}
     results: list[Any | InchwormError] = [None] * len(calls)
 
     def pass_on(number: int) -> None:
-        waiting.clear()
         for worker in list(running.values()):
             worker.process.send_signal(number)
 
     with told_to_stop(pass_on) as stopped:
         try:
-            while running or waiting:
-                while waiting and free:
-                    index, core = waiting.pop(0), free.pop(0)
+            while running or (waiting and not stopped()):
+                while waiting and free and not stopped():
+                    index, core = waiting.popleft(), free.pop(0)
                     running[index] = _start(module, calls[index], core)
+                    if reason := stopped():  # while it was started, so that it was not told
+                        running[index].process.send_signal(signal.Signals[reason])
                 time.sleep(POLL_SECONDS)
                 for index, worker in list(running.items()):
                     over = worker.process.poll() is not None
                     if over:
-                        worker.reader.join()
+                        worker.reader.join(PATIENCE_SECONDS)  # a process it has left behind may hold its output open
                     if (steps := worker.answer.pop("steps", None)) is not None:
                         watch(index, steps, worker.answer["score"])
                     if over:
@@ -210,22 +217,29 @@ def error_to_json(error: Exception) -> dict[str, Any]:
     """An error that the parent can raise again; one that is not ours is shown here, where its traceback is."""
     if isinstance(error, FieldError):
         shown = error.value if isinstance(error.value, str) else repr(error.value)
-        return {"type": type(error).__name__, "arguments": [error.field, shown, error.problem, error.fix]}
+        arguments = [error.field, shown, error.problem, error.fix]
+    else:
+        arguments = [str(error)]
     if isinstance(error, InchwormError):
-        return {"type": type(error).__name__, "arguments": [str(error)]}
+        there = "".join(traceback.format_exception(error))
+        return {"type": type(error).__name__, "arguments": arguments, "traceback": there}
     traceback.print_exc()
-    return {"type": "WorkerError", "arguments": [f"A process ended with {type(error).__name__}: {error}"]}
+    what = f"A process ended with {type(error).__name__}: {error}".rstrip(".")
+    return {"type": "WorkerError", "arguments": [f"{what}."], "traceback": ""}
 
 
 def error_from_json(document: dict[str, Any]) -> InchwormError:
-    """What `error_to_json` wrote."""
-    return getattr(errors, document["type"])(*document["arguments"])
+    """What `error_to_json` wrote; its traceback is shown below the one here."""
+    error = getattr(errors, document["type"])(*document["arguments"])
+    if document["traceback"]:
+        error.add_note(f"In the other process:\n{document['traceback']}")
+    return error
 
 
 def start_program(module: str, **how: Any) -> subprocess.Popen[Any]:
     """Starts `python -m module` as a worker, which finds the modules that this process finds."""
     return subprocess.Popen(
-        [sys.executable, "-m", module],
+        [sys.executable, "-P", "-m", module],  # -P: the current folder does not come before the parent's paths
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {INSIDE: "1", "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
@@ -253,7 +267,10 @@ def _start(module: str, call: dict[str, Any], core: int) -> _Worker:
 def _result(worker: _Worker) -> Any | InchwormError:
     status = worker.process.returncode
     assert worker.process.stdin is not None
+    assert worker.process.stdout is not None
     worker.process.stdin.close()
+    if not worker.reader.is_alive():
+        worker.process.stdout.close()
     if error := worker.answer.get("error"):
         return error_from_json(error)
     if "result" in worker.answer:

@@ -176,6 +176,7 @@ UNSUPPORTED = {
     "Graph": gym_spaces.Graph(gym_spaces.Discrete(2), None),
     "OneOf": gym_spaces.OneOf([gym_spaces.Discrete(2)]),
     "empty Dict": gym_spaces.Dict({}),
+    "Dict of numbers": gym_spaces.Dict({1: gym_spaces.Discrete(2), 2: gym_spaces.Discrete(2)}),
     "empty Tuple": gym_spaces.Tuple([]),
     "NaN-bounded Box": nan_bounded(),
 }

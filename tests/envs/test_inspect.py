@@ -100,6 +100,14 @@ def test_an_environment_that_is_slow_at_first_is_deterministic_all_the_same():
     assert report.warnings == ()
 
 
+def test_bytes_are_scaled_by_the_network_and_need_no_other_scale():
+    seen = environment(
+        observation_space=Box(0, 255, (24, 24), np.uint8),
+        observe=lambda self: self.np_random.integers(0, 256, (24, 24)).astype(np.uint8),
+    )
+    assert inspect(seen).warnings == ()
+
+
 @pytest.mark.parametrize("reward", [None, "1.0", 1j, np.ones(1), [1.0]])
 def test_a_reward_that_is_no_number_is_a_problem(reward):
     assert "float(reward)" in find(inspect(answering(1, reward)).problems, "reward", "at step 1 of episode 1").fix

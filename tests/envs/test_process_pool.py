@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import gymnasium
 import jax
@@ -93,6 +94,21 @@ class Dies(Masked):
     def step(self, action):
         Dies.steps += 1
         if Dies.steps == 3 and "INCHWORM_WORKER" in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+class LeavesAChild(Masked):
+    """Kills its process at its third step, where that is not the first one; a child it has forked lives on."""
+
+    steps = 0
+
+    def step(self, action):
+        LeavesAChild.steps += 1
+        if LeavesAChild.steps == 3 and "INCHWORM_WORKER" in os.environ:
+            if os.fork() == 0:
+                time.sleep(60)
+                os._exit(0)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(action)
 
@@ -236,6 +252,47 @@ def test_the_death_of_a_process_is_told_and_what_was_learned_is_kept(tmp_path):
     assert any(path.iterdir() for path in tmp_path.rglob("checkpoints"))
 
 
+def test_a_process_that_died_is_told_though_a_child_of_its_environment_lives_on():
+    began = time.monotonic()
+    with pool_of(LeavesAChild, 2, 2) as pool, pytest.raises(WorkerError, match="killed by signal 9"):
+        play(pool, 20)
+    assert time.monotonic() - began < 40
+
+
+def test_a_death_that_a_snapshot_meets_costs_the_episodes_alone_and_is_told_by_the_next_step():
+    with pool_of("CartPole-v1") as pool:
+        play(pool, 5)
+        helper = pool._helpers[1]._process
+        helper.kill()
+        helper.wait()
+        assert pool.snapshot().document["episodes"] == [[]] * NUM_ENVS
+        with pytest.raises(WorkerError, match="environments 3 to 4 was killed by signal 9"):
+            play(pool, 5, begin=False)
+
+
+def test_a_signal_to_stop_leaves_a_process_to_its_parent():
+    with pool_of("CartPole-v1", 2, 2) as pool:
+        play(pool, 5)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            pool._helpers[0]._process.send_signal(number)
+        play(pool, 5, begin=False)
+        assert all(pool.snapshot().document["episodes"])
+
+
+def test_an_id_means_in_another_process_what_it_means_here(monkeypatch):
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    monkeypatch.setattr(gymnasium, "registry", gymnasium.envs.registration.registry)
+    entry_point = "gymnasium.envs.classic_control:CartPoleEnv"
+    gymnasium.register("InThisProcess-v0", entry_point, max_episode_steps=3)
+    with pool_of("InThisProcess-v0", 1) as alone, pool_of("InThisProcess-v0") as divided:
+        played = play(alone, 20)
+        assert played[0].truncated[2].all()
+        assert_equal(play(divided, 20), played)
+    gymnasium.register("ByAFunction-v0", lambda: gymnasium.make("CartPole-v1"))
+    with pytest.raises(ConfigError, match=r"ByAFunction-v0.*cannot be told.*Register it with"):
+        iw.train("ByAFunction-v0", num_envs=2, env_processes=2)
+
+
 def test_what_environments_may_not_differ_in_is_told():
     with (
         pool_of(SometimesMasked, 2, 2) as pool,
@@ -275,7 +332,7 @@ def test_a_number_of_processes_that_cannot_be_is_refused(env, settings, message,
 
 def test_messages_of_any_size_arrive_whole():
     incoming, outgoing = os.pipe()
-    channel = Channel(incoming, outgoing)
+    channel = Channel(incoming, outgoing, lambda: False)
     for size in (0, 1, 60_000):
         channel.send(Kind.DONE, bytes(range(256)) * (size // 256) + b"x")
         assert channel.receive() == (Kind.DONE, bytes(range(256)) * (size // 256) + b"x")
@@ -286,22 +343,33 @@ def test_messages_of_any_size_arrive_whole():
 
 
 PARENT = """
-import sys, time
+import os, sys, threading, time
 import numpy as np
+from gymnasium.envs.classic_control import CartPoleEnv
+from inchworm.envs.pool import StepBuffers
 from inchworm.envs.source import env_source
-pool = env_source("CartPole-v1").make_pool(3, 0, 8, 3)
-pool.reset([np.empty((3, 4), np.float32)])
-print(*(helper._process.pid for helper in pool._helpers), flush=True)
-time.sleep(600)
+class Hangs(CartPoleEnv):
+    def step(self, action):
+        time.sleep(600)
+if __name__ == "__main__":
+    pool = env_source(Hangs).make_pool(3, 0, 8, 3)
+    buffers = StepBuffers.empty(pool.spec.observation_space, 8, 3)
+    pool.reset([leaf[0] for leaf in buffers.obs])
+    print(*(helper._process.pid for helper in pool._helpers), flush=True)
+    {then}
 """
 
 
-def test_no_process_outlives_its_parent():
+@pytest.mark.parametrize("then", ["time.sleep(600)", "pool.step([np.zeros(3, int)], 0, buffers)"])
+def test_no_process_outlives_its_parent(then, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True)
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.replace("{then}", then))
+    parent = subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pids = [int(word) for word in parent.stdout.readline().split()]
     assert len(pids) == 2
+    time.sleep(0.2)  # until the step is told
     parent.kill()
     parent.wait()
     wait_for(lambda: all(gone(pid) for pid in pids))

@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import signal
 import sys
+import time
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,10 @@ import numpy as np
 from inchworm import spaces
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.process_pool import Channel, Kind, SharedRows, pack_snapshot, unpack_snapshot
-from inchworm.envs.source import make_env_of
+from inchworm.envs.source import env_referred, make_env_of
 from inchworm.errors import EnvironmentContractError
-from inchworm.workers import error_to_json, own_stdout, referred
+from inchworm.signals import TO_STOP
+from inchworm.workers import PATIENCE_SECONDS, error_to_json, own_stdout
 
 
 class Share:
@@ -26,7 +30,9 @@ class Share:
         rows = SharedRows.in_memory(spec, call["horizon"], call["num_envs"], call["file"])
         self.rows = rows.of(slice(first, last))
         os.close(call["file"])
-        self.pool = GymnasiumPool(make_env_of(referred(call["env"]), call["kwargs"]), last - first, call["seed"], first)
+        self.pool = GymnasiumPool(
+            make_env_of(env_referred(call["env"]), call["kwargs"]), last - first, call["seed"], first
+        )
         if self.pool.spec != spec:
             raise EnvironmentContractError(
                 "env",
@@ -68,7 +74,13 @@ def main() -> int:
     incoming = os.dup(0)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)  # environments that read from the terminal must not read messages
-    channel = Channel(incoming, own_stdout())
+    for number in TO_STOP:
+        # Whoever stops the run stops the parent, which still needs this process for its last checkpoint; and a handler,
+        # unlike SIG_IGN, is not inherited by what environments start.
+        signal.signal(number, lambda *_: None)
+    parent = os.getppid()
+    channel = Channel(incoming, own_stdout(), lambda: os.getppid() != parent)
+    Thread(target=_end_after, args=[parent], daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         _, call = channel.receive()
         try:
@@ -87,6 +99,14 @@ def main() -> int:
                 else:
                     channel.send(Kind.DONE, answer)
     return 0
+
+
+def _end_after(parent: int) -> None:
+    """Ends this process some time after its parent, even where an environment does not return."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    time.sleep(PATIENCE_SECONDS)
+    os._exit(1)
 
 
 def _tell_failure(channel: Channel, error: Exception) -> None:

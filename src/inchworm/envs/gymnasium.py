@@ -20,6 +20,7 @@ from inchworm.envs.pool import (
     ObservationReader,
     PoolSnapshot,
     StepBuffers,
+    close_env,
     environment_seed,
     first_line,
     foreign_snapshot,
@@ -132,6 +133,11 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
         case gymnasium.spaces.MultiBinary():
             return spaces.MultiBinary(tuple(space.shape), str(space.dtype))
         case gymnasium.spaces.Dict() if space.spaces:
+            for key in space.spaces:
+                if not isinstance(key, str):
+                    raise UnsupportedSpaceError(
+                        name, repr(space), f"has a part named {key!r}, which is no text", "Name parts with strings."
+                    )
             inner = {key: from_gymnasium(part, f"{name}[{key!r}]") for key, part in space.spaces.items()}
             return spaces.Dict(tuple(sorted(inner.items())))
         case gymnasium.spaces.Tuple() if space.spaces:
@@ -299,8 +305,8 @@ class GymnasiumPool:
         return problems
 
     def close(self) -> None:
-        for env in self._envs:
-            env.close()
+        for name, env in zip(self._names, self._envs, strict=True):
+            close_env(name, env)
 
     def _replay(self, index: int, logs: list[EpisodeLog], obs: list[np.ndarray]) -> str | None:
         """Lives the logged episodes again; returns what kept it from being exact, or None."""

@@ -35,7 +35,7 @@ from inchworm.envs.trial import (
 )
 from inchworm.errors import ConfigError, EnvironmentContractError
 from inchworm.models.actor_critic import make_model
-from inchworm.models.observations import has_scale
+from inchworm.models.observations import reaches_network_raw
 from inchworm.models.settings import ModelSettings
 from inchworm.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
 
@@ -219,7 +219,7 @@ def _report_observations(main: Trial, normalized: bool, notes: Notes) -> None:
         notes.facts["observations"] += f", {still:,} of {len(smallest):,} numbers never change" if still else ""
     if len({answer[0] for answer in main.answers}) == 1:
         notes.warn("observation", "never changed", "See that step() computes it anew; else the policy sees nothing.")
-    raw = [i for i in read if not (normalized and has_scale(main.leaves[i]))]
+    raw = [i for i in read if reaches_network_raw(main.leaves[i], normalized)]
     sizes = np.concatenate([np.sqrt(main.squares[i] / len(main.answers)) for i in raw] or [np.ones(1)])
     sizes = sizes[sizes > 0]
     if sizes.size and sizes.max() > 100 * min(1.0, sizes.min()):

@@ -1,5 +1,6 @@
 """What the host collector needs of environments: N of them, stepped side by side into preallocated rows."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -259,6 +260,14 @@ def raised_error(method: str, error: Exception, source: str) -> EnvironmentContr
         f"was raised by {source}",
         "Run `inchworm check` on the environment, or with --debug to see its traceback.",
     )
+
+
+def close_env(name: str, env: Any) -> None:
+    """Closes an environment; an error is warned of, because it spoils nothing that was learned."""
+    try:
+        env.close()
+    except Exception as error:
+        warnings.warn(f"{name} could not be closed: {type(error).__name__}: {first_line(error)}", stacklevel=2)
 
 
 def first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from enum import Enum
 from typing import IO, Any, NamedTuple
 
@@ -27,12 +28,12 @@ from inchworm.envs.masks import ALWAYS_OR_NEVER, INFO_KEY
 from inchworm.envs.pool import PoolSnapshot, StepBuffers, foreign_snapshot
 from inchworm.errors import EnvironmentContractError, WorkerError
 from inchworm.spaces import EnvSpec
-from inchworm.workers import error_from_json, how_it_ended, start_program
+from inchworm.workers import PATIENCE_SECONDS, error_from_json, how_it_ended, start_program
 
 SPIN_SECONDS = 5e-3
 """How long a process looks for the next message before it sleeps, over a short update too: waking it takes longer."""
-PATIENCE_SECONDS = 5.0
-"""How long a process may take to end once it is told to."""
+CHECK_MILLISECONDS = 1000
+"""How often a process that waits for a message looks whether the other one is still there."""
 
 _LENGTH_BYTES = 8
 
@@ -52,9 +53,12 @@ class Kind(Enum):
 class Channel:
     """Messages to and from another process, through a pipe each way: one byte that says what it is, and contents."""
 
-    def __init__(self, incoming: int, outgoing: int) -> None:
-        """Takes two file descriptors."""
-        self._incoming, self._outgoing = incoming, outgoing
+    def __init__(self, incoming: int, outgoing: int, is_gone: Callable[[], bool]) -> None:
+        """Takes two file descriptors, and what tells whether the other process has ended.
+
+        The end of a pipe alone does not tell: a process that an environment has forked may hold it open.
+        """
+        self._incoming, self._outgoing, self._is_gone = incoming, outgoing, is_gone
         self._poll = select.poll()
         self._poll.register(incoming, select.POLLIN)
 
@@ -76,9 +80,11 @@ class Channel:
         deadline = time.perf_counter() + SPIN_SECONDS
         while not self._poll.poll(0):
             if time.perf_counter() > deadline:
-                self._poll.poll()
-                return
+                break
             os.sched_yield()  # there may be more processes than cores
+        while not self._poll.poll(CHECK_MILLISECONDS):
+            if self._is_gone() and not self._poll.poll(0):
+                raise EOFError
 
     def _read(self, size: int) -> bytes:
         parts = []
@@ -144,8 +150,11 @@ class _Helper:
         self._process: subprocess.Popen[bytes] = start_program("inchworm.envs.env_process", pass_fds=(file,), bufsize=0)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno())
+        self._channel = Channel(self._process.stdout.fileno(), self._process.stdin.fileno(), self.is_gone)
         self.send(Kind.MAKE, json.dumps(call | {"file": file, "first": share.start, "last": share.stop}).encode())
+
+    def is_gone(self) -> bool:
+        return self._process.poll() is not None
 
     def send(self, kind: Kind, contents: bytes = b"") -> None:
         with contextlib.suppress(BrokenPipeError):  # what became of it is told where its answer is waited for
@@ -212,13 +221,13 @@ class ProcessPool:
         bounds = [number * num_envs // processes for number in range(processes + 1)]
         self._own_share, self._others = slice(0, bounds[1]), slice(bounds[1], num_envs)
         self._helpers: list[_Helper] = []
-        with _memory() as file:
-            rows = SharedRows.in_memory(spec, horizon, num_envs, file.fileno())
-            call = {"env": origin, "kwargs": kwargs, "spec": spaces.spec_to_json(spec), "num_envs": num_envs}
-            call |= {"horizon": horizon, "seed": seed, "argv": sys.argv}
-            for share in map(slice, bounds[1:-1], bounds[2:]):
-                self._helpers.append(_Helper(share, file.fileno(), call))
         try:
+            with _memory() as file:
+                rows = SharedRows.in_memory(spec, horizon, num_envs, file.fileno())
+                call = {"env": origin, "kwargs": kwargs, "spec": spaces.spec_to_json(spec), "num_envs": num_envs}
+                call |= {"horizon": horizon, "seed": seed, "argv": sys.argv}
+                for share in map(slice, bounds[1:-1], bounds[2:]):
+                    self._helpers.append(_Helper(share, file.fileno(), call))
             self._own = GymnasiumPool(factory, bounds[1], seed)
         except BaseException:
             self._close_helpers()
@@ -228,7 +237,8 @@ class ProcessPool:
         self._made = False
         self._restarts = [0] * num_envs
         self._whole = True
-        """False in the middle of a step, and for good where one has failed: from there no episode can go on."""
+        """False in the middle of a step, and for good where one has failed or a process has ended: from there no
+        episode can go on."""
         self._buffers: StepBuffers | None = None
 
     @property
@@ -271,11 +281,10 @@ class ProcessPool:
     def snapshot(self) -> PoolSnapshot:
         document: dict[str, Any] = {"kind": "gymnasium", "restarts": [], "episodes": []}
         arrays: dict[str, np.ndarray] = {}
-        if not self._whole:
+        parts = self._parts() if self._whole else None
+        if parts is None:
             nothing: list[Any] = [[] for _ in range(self.num_envs)]
             return PoolSnapshot(arrays, document | {"restarts": list(self._restarts), "episodes": nothing})
-        self._tell(Kind.SNAPSHOT)
-        parts = [self._own.snapshot(), *map(unpack_snapshot, self._answers())]
         for part in parts:
             first = len(document["restarts"])
             for name in ("restarts", "episodes"):
@@ -298,8 +307,21 @@ class ProcessPool:
         return problems
 
     def close(self) -> None:
-        self._own.close()
-        self._close_helpers()
+        try:
+            self._own.close()
+        finally:
+            self._close_helpers()
+
+    def _parts(self) -> list[PoolSnapshot] | None:
+        """The snapshot of each process; None if one has ended, which the next step tells: what was learned is good."""
+        self._tell(Kind.SNAPSHOT)
+        try:
+            return [self._own.snapshot(), *map(unpack_snapshot, self._answers())]
+        except WorkerError:
+            if not any(helper.is_gone() for helper in self._helpers):
+                raise
+            self._whole = False
+            return None
 
     def _close_helpers(self) -> None:
         for helper in self._helpers:

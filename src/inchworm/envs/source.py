@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from typing import Any, cast
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 from gymnasium.vector import VectorEnv
 
 from inchworm.checks import check_choice
@@ -21,14 +22,14 @@ from inchworm.envs.jax_contract import check_jax_env
 from inchworm.envs.jax_control import CLASSIC_CONTROL, ClassicControl
 from inchworm.envs.jax_env import GymnasiumView, JaxEnv
 from inchworm.envs.playground_envs import make_playground
-from inchworm.envs.pool import Pool
+from inchworm.envs.pool import Pool, first_line
 from inchworm.envs.process_pool import ProcessPool
 from inchworm.envs.single_view import SingleView
 from inchworm.envs.traced import StartedEnvs
 from inchworm.envs.vector import VectorPool, vector_spec_of
 from inchworm.errors import ConfigError
 from inchworm.spaces import EnvSpec
-from inchworm.workers import cores, reference
+from inchworm.workers import cores, reference, referred
 
 BACKENDS = ("gymnasium", "envpool", "ale", "jax", "gymnax", "brax", "playground")
 
@@ -73,7 +74,7 @@ class EnvSource:
             assert self.factory is not None
             if processes == 1:
                 return GymnasiumPool(self.factory, num_envs, seed)
-            found_by = reference("env", self.origin)
+            found_by = env_reference(self.origin)
             return ProcessPool(self.factory, self.spec, num_envs, seed, horizon, processes, found_by, self.kwargs)
         if self.num_envs != num_envs:
             raise ConfigError(
@@ -88,6 +89,34 @@ class EnvSource:
 def make_env_of(origin: Any, kwargs: dict[str, Any]) -> EnvFactory:
     """A function that makes one of Gymnasium's environments, of an id, `module:factory`, a class or a function."""
     return make_factory(origin, kwargs) if isinstance(origin, str) else cast(EnvFactory, partial(origin, **kwargs))
+
+
+def env_reference(env: Any) -> Any:
+    """What other processes find an environment by, as JSON; with an id goes what it stands for in this process.
+
+    Raises:
+        ConfigError: there is nothing they could find it by.
+    """
+    if not isinstance(env, str) or env not in gymnasium.registry:
+        return reference("env", env)
+    try:
+        return {"registered": gymnasium.spec(env).to_json()}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "env",
+            env,
+            f"is registered with something that other processes cannot be told ({first_line(error)})",
+            "Register it with its entry point as a text, module:Class, or give the class or function itself.",
+        ) from error
+
+
+def env_referred(where: Any) -> Any:
+    """What `env_reference` refers to; an id stands here for what it stood for there."""
+    if not isinstance(where, dict) or "registered" not in where:
+        return referred(where)
+    spec = GymnasiumSpec.from_json(where["registered"])
+    gymnasium.registry[spec.id] = spec
+    return spec.id
 
 
 def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | None = None) -> EnvSource:

@@ -22,6 +22,7 @@ from inchworm.envs.pool import (
     ObservationReader,
     PoolSnapshot,
     StepBuffers,
+    close_env,
     environment_seed,
     raised_error,
     read_restarts,
@@ -132,7 +133,7 @@ class VectorPool:
         return ["a vector environment cannot be brought back: all its environments start new episodes"]
 
     def close(self) -> None:
-        self._env.close()
+        close_env(SOURCE, self._env)
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:

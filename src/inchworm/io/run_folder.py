@@ -8,7 +8,7 @@ runs/<env>/<algorithm>/<UTC stamp>-seed<k>/
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,10 +121,21 @@ def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: st
         raise RunFolderError(
             "out", str(out), f"cannot be written: {error.strerror}", "Choose another folder with --out."
         ) from error
-    raise RunFolderError(
+    raise _taken(parent / candidates[0])
+
+
+def check_new(out: Path, env: str, algorithm: str, names: Iterable[str]) -> None:
+    """Raises `RunFolderError` if there is a run of one of these names."""
+    for name in names:
+        if (folder := out / _env_folder(env) / algorithm / name).exists():
+            raise _taken(folder)
+
+
+def _taken(folder: Path) -> RunFolderError:
+    return RunFolderError(
         "name",
-        candidates[0],
-        f"exists already in {parent}",
+        folder.name,
+        f"exists already in {folder.parent}",
         "Choose another --name, or continue it with `inchworm resume`.",
     )
 

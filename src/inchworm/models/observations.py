@@ -59,6 +59,11 @@ def has_scale(leaf: spaces.Leaf) -> TypeGuard[spaces.Box]:
     return isinstance(leaf, spaces.Box) and np.issubdtype(np.dtype(leaf.dtype), np.floating)
 
 
+def reaches_network_raw(leaf: spaces.Leaf, normalize: bool) -> bool:
+    """True for numbers that the network gets as they are: not normalised, and no bytes, which are divided by 255."""
+    return isinstance(leaf, spaces.Box) and leaf.dtype != "uint8" and not (normalize and has_scale(leaf))
+
+
 def empty_stats(space: spaces.Space, normalize: bool) -> ObsStats:
     """Statistics of no observations; those of float Box leaves only, and none at all if not `normalize`."""
     return tuple(
