@@ -104,12 +104,13 @@ def test_an_unsupported_space_is_named(capsys, tmp_path, fault):
     assert "wrapper" in message.lower()
 
 
-def test_an_environment_that_keeps_giving_nan_stops_with_the_last_good_checkpoint_named(capsys, tmp_path):
+def test_an_environment_that_keeps_giving_nan_stops_with_a_good_checkpoint_to_go_on_from(capsys, tmp_path):
     command = ["train", "faulty:nan", "--out", tmp_path, "--name", "x", "--total-steps", 3200, *SMALL, *QUIET]
     message = error_of(capsys, *command)
     assert "10 updates in a row" in message
-    newest = checkpoints.list_checkpoints(tmp_path / "faulty->nan" / "ppo" / "x" / "checkpoints")[-1]
-    assert str(newest) in message
+    run = tmp_path / "faulty->nan" / "ppo" / "x"
+    assert f"`inchworm resume {run}` goes on from its last checkpoint" in message
+    newest = checkpoints.list_checkpoints(run / "checkpoints")[-1]
     state = checkpoints.load_checkpoint(newest).state
     assert all(np.isfinite(array).all() for array in state.values() if array.dtype.kind == "f")
 
