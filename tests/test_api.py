@@ -20,6 +20,7 @@ from inchworm.collect.host import HostRollouts
 from inchworm.config import ALGORITHMS
 from inchworm.envs.source import env_source
 from inchworm.errors import (
+    CheckpointError,
     ConfigError,
     EnvironmentContractError,
     InvariantError,
@@ -142,6 +143,40 @@ def test_training_stops_by_the_clock(tmp_path):
     run = train(tmp_path, total_steps=10_000_000, algorithm=SMALL, max_seconds=0.3)
     assert run.summary["stopped_by"] == "max_seconds"
     assert run.summary["env_steps"] < 10_000_000
+
+
+def test_a_resumed_run_has_its_time_again(tmp_path):
+    run = train(tmp_path, total_steps=10_000_000, algorithm=SMALL, max_seconds=0.3)
+    again = iw.resume(run.folder, evaluation_episodes=0, progress=False)
+    assert again.summary["stopped_by"] == "max_seconds"
+    assert again.summary["iterations"] > run.summary["iterations"] + 1
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "jax"])
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_ends_the_program_finds_everything_saved(tmp_path, backend, kind):
+    def leave(report):
+        if report.iteration == 3:
+            raise kind
+
+    with pytest.raises(kind):
+        train(tmp_path, on_iteration=leave, backend=backend, name="left")
+    folder = RunFolder(tmp_path / "CartPole-v1" / "ppo" / "left")
+    assert read_json(folder.summary)["iterations"] == 3
+    resumed = iw.resume(folder.path, evaluation_episodes=0, progress=False)
+    whole = train(tmp_path, backend=backend)
+    assert resumed.summary["parameters_sha256"] == whole.summary["parameters_sha256"]
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_written_has_its_policy(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise CheckpointError("checkpoint", "x", "cannot be saved", "Free space.")
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", fail)
+    with pytest.warns(UserWarning, match="No checkpoint was written"), pytest.raises(CheckpointError):
+        train(tmp_path, name="kept")
+    kept = iw.load(tmp_path / "CartPole-v1" / "ppo" / "kept")
+    assert kept.summary["env_steps"] == STEPS
 
 
 def test_training_stops_at_a_return(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +44,44 @@ def test_a_space_survives_json(space):
 def test_what_is_no_description_of_a_space_is_refused(data):
     with pytest.raises(CheckpointError, match="no description of a space"):
         spaces.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (Box([2], jnp.float32, np.zeros(2), [1, np.float32(2)]), Box((2,), "float32", (0.0, 0.0), (1.0, 2.0))),
+        (Box((1,), np.dtype("float32"), np.float32(0), 1), Box((1,), "float32", 0.0, 1.0)),
+        (Discrete(np.int64(2), jnp.int32(1)), Discrete(2, 1)),
+        (MultiDiscrete(np.array([2, 3]), [2], [0, 0]), MultiDiscrete((2, 3), (2,), (0, 0))),
+        (Dict({"b": Discrete(2), "a": Discrete(3)}), Dict((("a", Discrete(3)), ("b", Discrete(2))))),
+        (Tuple([Discrete(2)]), Tuple((Discrete(2),))),
+    ],
+)
+def test_arrays_lists_and_dtypes_become_the_plain_description(given, plain):
+    assert given == plain
+    assert hash(given) == hash(plain)
+    assert json.dumps(spaces.to_json(given)) == json.dumps(spaces.to_json(plain))
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: Box((2,), "float32", (0.0,), 1.0), "1 bounds for 2 numbers"),
+        (lambda: Box((2,), "float32", None, 1.0), "a bound is NaN|must be|float"),
+        (lambda: Box((2,), "float32", math.nan, 1.0), "a bound is NaN"),
+        (lambda: Box((2,), "float32", 1.0, 0.0), "low is not everywhere at most high"),
+        (lambda: Box((2,), "flaot32", 0.0, 1.0), "flaot32"),
+        (lambda: Discrete(0), "0 choices"),
+        (lambda: Discrete(2.0), "float"),
+        (lambda: MultiDiscrete((2, 3), (2,), (0,)), "2 numbers of choices and 1 starts"),
+        (lambda: Dict({1: Discrete(2)}), "1 is no text"),
+        (lambda: Tuple((gymnasium.spaces.Discrete(2),)), "is none of Box"),
+        (lambda: spaces.EnvSpec(gymnasium.spaces.Discrete(2), Discrete(2)), "is none of Box"),
+    ],
+)
+def test_a_description_that_cannot_be_is_refused_where_it_is_made(make, problem):
+    with pytest.raises(UnsupportedSpaceError, match=problem):
+        make()
 
 
 def test_a_value_comes_apart_into_leaves_and_together_again():

@@ -14,7 +14,7 @@ from inchworm.build import OwnParts, make_collector
 from inchworm.checks import check_integer, check_output, check_path
 from inchworm.collect.record import render_episode
 from inchworm.config import RunConfig
-from inchworm.errors import CheckpointError, ConfigError
+from inchworm.errors import CheckpointError, ConfigError, EnvironmentContractError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.policy_file import load_policy
@@ -221,6 +221,13 @@ def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any =
     path = RunFolder(run.folder).video if out is None else check_path("out", out)
     check_output("out", path, (".mp4",))
     source = run.environments(env)
+    if not source.draws:
+        raise EnvironmentContractError(
+            "env",
+            source.name,
+            "draws no pictures, as it is written in JAX",
+            "Give env=, or --env module:factory, for a Gymnasium environment of the same spaces that does.",
+        )
     factory = source.renderer or factory_of(source)
     frames, total, fps = render_episode(run.policy, factory, seed=seed)
     write_video(frames, path, fps)

@@ -38,7 +38,7 @@ class RunConfig:
     stop_return: float | None = None
     """Stop once the mean return of the last 100 episodes reaches this."""
     max_seconds: float | None = None
-    """Stop after this much wall-clock time, in seconds."""
+    """Stop after this much wall-clock time, in seconds; a resumed run has as much again."""
     checkpoint_seconds: float = 60.0
     """Write a checkpoint at least this often, in seconds; one is always written at the end."""
     keep_checkpoints: int = 3

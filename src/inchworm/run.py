@@ -64,7 +64,8 @@ class Run:
 def source_of(config: RunConfig, env: Any) -> EnvSource:
     """The environment of a run: by its id, or as the user gives it again."""
     if env is not None:
-        return env_source(env, None if is_object(env) else config.env_kwargs)
+        by_id = isinstance(env, str) and ":" not in env
+        return env_source(env, None if is_object(env) else config.env_kwargs, config.backend if by_id else None)
     if config.env_by_id and ":" not in config.env:
         return env_source(config.env, config.env_kwargs, config.backend)
     # Importing a module because a file names it would be running what a file says.

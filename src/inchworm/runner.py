@@ -76,14 +76,14 @@ class Trainer:
         """
         if run.failure is not None:
             raise type(run.failure)(f"{run.failure} {what_is_left(self.folder.path)}") from run.failure
-        if self.save_failure is not None:
-            raise self.save_failure
         assert run.reason is not None
         state = self.collector.state(self.index)
         policy = Policy(state.model, state.obs_stats, self.config.algorithm, self.config.seed, self._policy_info())
         save_policy(self.folder.policy, policy)
         summary = self._summary(state, run.reason)
         write_json(self.folder.summary, summary)
+        if self.save_failure is not None:
+            raise self.save_failure
         return Run(self.folder.path, self.config, policy, summary, self.source)
 
     def evaluate(self, run: Run) -> None:
@@ -302,6 +302,9 @@ def train_together(
                     results.append(trainer.finish(live))
                 except (TrainingError, CheckpointError) as error:
                     results.append(error)
+        for live in lives:
+            if live.interruption is not None:
+                raise live.interruption
         runs = [result for result in results if isinstance(result, Run)]
         if stopped := [run for run in runs if run.summary["stopped_by"].startswith("SIG")]:
             _leave(stopped, [result for result in results if isinstance(result, InchwormError)])

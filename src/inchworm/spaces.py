@@ -4,12 +4,13 @@ The library's own description, so that networks and algorithms need no simulator
 into it, policies carry it, and it is written to JSON with them.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
-from operator import and_
+from operator import and_, index, itemgetter
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -23,13 +24,21 @@ from inchworm.types import AnyArray
 class Box:
     """Arrays of one shape and dtype with a lower and an upper bound for each element.
 
-    Bounds are a single number where all elements share it, else a flat tuple in C order.
+    Bounds are a single number where all elements share it, else a flat tuple in C order; arrays become such.
     """
 
     shape: tuple[int, ...]
     dtype: str
     low: float | tuple[float, ...]
     high: float | tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        with _reading(self):
+            shape = _integers(self.shape)
+            low, high = (_read_bound(bound, math.prod(shape)) for bound in (self.low, self.high))
+            if not np.all(np.less_equal(low, high)):
+                raise ValueError("low is not everywhere at most high")
+            _set(self, shape=shape, dtype=np.dtype(self.dtype).name, low=low, high=high)
 
     @property
     def size(self) -> int:
@@ -44,6 +53,10 @@ class Discrete:
     start: int = 0
     dtype: str = "int64"
 
+    def __post_init__(self) -> None:
+        with _reading(self):
+            _set(self, n=_choices(self.n), start=index(self.start), dtype=np.dtype(self.dtype).name)
+
 
 @dataclass(frozen=True)
 class MultiDiscrete:
@@ -54,6 +67,13 @@ class MultiDiscrete:
     start: tuple[int, ...]
     dtype: str = "int64"
 
+    def __post_init__(self) -> None:
+        with _reading(self):
+            nvec, start, shape = tuple(map(_choices, self.nvec)), _integers(self.start), _integers(self.shape)
+            if not len(nvec) == len(start) == math.prod(shape):
+                raise ValueError(f"{len(nvec)} numbers of choices and {len(start)} starts for the shape {shape}")
+            _set(self, nvec=nvec, shape=shape, start=start, dtype=np.dtype(self.dtype).name)
+
 
 @dataclass(frozen=True)
 class MultiBinary:
@@ -62,6 +82,10 @@ class MultiBinary:
     shape: tuple[int, ...]
     dtype: str = "int8"
 
+    def __post_init__(self) -> None:
+        with _reading(self):
+            _set(self, shape=_integers(self.shape), dtype=np.dtype(self.dtype).name)
+
     @property
     def size(self) -> int:
         return math.prod(self.shape)
@@ -69,9 +93,18 @@ class MultiBinary:
 
 @dataclass(frozen=True)
 class Dict:
-    """Named spaces, in the order in which their leaves are stored (sorted by name)."""
+    """Named spaces, in the order in which their leaves are stored (sorted by name). A dict becomes such."""
 
     spaces: tuple[tuple[str, "Space"], ...]
+
+    def __post_init__(self) -> None:
+        with _reading(self):
+            pairs = [(name, part) for name, part in dict(self.spaces).items()]
+            for name, part in pairs:
+                if not isinstance(name, str):
+                    raise TypeError(f"{name!r} is no text")
+                _check_space(part)
+            _set(self, spaces=tuple(sorted(pairs, key=itemgetter(0))))
 
 
 @dataclass(frozen=True)
@@ -79,6 +112,12 @@ class Tuple:
     """Spaces by position."""
 
     spaces: tuple["Space", ...]
+
+    def __post_init__(self) -> None:
+        with _reading(self):
+            for part in self.spaces:
+                _check_space(part)
+            _set(self, spaces=tuple(self.spaces))
 
 
 Leaf = Box | Discrete | MultiDiscrete | MultiBinary
@@ -99,6 +138,58 @@ class EnvSpec:
 
     observation_space: Space
     action_space: Space
+
+    def __post_init__(self) -> None:
+        with _reading(self):
+            _check_space(self.observation_space)
+            _check_space(self.action_space)
+
+
+@contextlib.contextmanager
+def _reading(space: Any) -> Iterator[None]:
+    """Tells what is wrong with a description of a space."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise UnsupportedSpaceError(
+            type(space).__name__,
+            ", ".join(f"{name} = {value!r}" for name, value in vars(space).items()),
+            f"is no description of a space: {error}",
+            "Give what inchworm.spaces says of its fields.",
+        ) from error
+
+
+def _set(space: Any, **fields: Any) -> None:
+    """Fields in their plain form, in which a description is hashed, compared and written to JSON."""
+    for name, value in fields.items():
+        object.__setattr__(space, name, value)
+
+
+def _check_space(part: Any) -> None:
+    if not isinstance(part, Space):
+        raise TypeError(f"{part!r} is none of Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple in it")
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    return tuple(map(index, values))
+
+
+def _choices(number: Any) -> int:
+    if index(number) < 1:
+        raise ValueError(f"{number} choices")
+    return index(number)
+
+
+def _read_bound(bound: Any, size: int) -> float | tuple[float, ...]:
+    """One number, or as many as there are elements."""
+    numbers = np.asarray(bound, np.float64)
+    if np.isnan(numbers).any():
+        raise ValueError("a bound is NaN")
+    if numbers.ndim == 0:
+        return float(numbers)
+    if numbers.size != size:
+        raise ValueError(f"{numbers.size} bounds for {size} numbers")
+    return tuple(numbers.ravel().tolist())
 
 
 def leaves(space: Space) -> list[Leaf]:
@@ -148,7 +239,7 @@ def form(space: Space, *, bounds: bool) -> Any:
     """A space without its dtypes, and without a Box's bounds if so asked: what two simulators of one task agree on."""
 
     def plain(leaf: Leaf) -> Leaf:
-        leaf = replace(leaf, dtype="uint8" if leaf.dtype == "uint8" else "")
+        leaf = replace(leaf, dtype="uint8" if leaf.dtype == "uint8" else "float32")
         return leaf if bounds or not isinstance(leaf, Box) else replace(leaf, low=0.0, high=0.0)
 
     return unflatten(space, [plain(leaf) for leaf in leaves(space)])
@@ -184,23 +275,21 @@ def from_json(data: Any) -> Space:
         match data["type"]:
             case "Box":
                 low, high = _bound_from_json(data["low"]), _bound_from_json(data["high"])
-                return Box(_integers(data["shape"]), str(data["dtype"]), low, high)
+                return Box(tuple(data["shape"]), str(data["dtype"]), low, high)
             case "Discrete":
                 return Discrete(int(data["n"]), int(data["start"]), str(data["dtype"]))
             case "MultiDiscrete":
-                nvec, shape, start = (_integers(data[name]) for name in ("nvec", "shape", "start"))
-                if not len(nvec) == len(start) == math.prod(shape):
-                    raise ValueError(f"{len(nvec)} components in the shape {shape} with {len(start)} starts")
+                nvec, shape, start = (tuple(data[name]) for name in ("nvec", "shape", "start"))
                 return MultiDiscrete(nvec, shape, start, str(data["dtype"]))
             case "MultiBinary":
-                return MultiBinary(_integers(data["shape"]), str(data["dtype"]))
+                return MultiBinary(tuple(data["shape"]), str(data["dtype"]))
             case "Dict":
                 return Dict(tuple((str(name), from_json(inner)) for name, inner in data["spaces"]))
             case "Tuple":
                 return Tuple(tuple(from_json(inner) for inner in data["spaces"]))
             case unknown:
                 raise ValueError(unknown)
-    except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError, UnsupportedSpaceError) as error:
         raise CheckpointError(
             "space", str(data), "is no description of a space", "The file is damaged or newer than this version."
         ) from error
@@ -214,10 +303,6 @@ def spec_to_json(spec: EnvSpec) -> dict[str, Any]:
 def spec_from_json(document: dict[str, Any]) -> EnvSpec:
     """What `spec_to_json` wrote, perhaps among other things; `KeyError` if it is not there."""
     return EnvSpec(from_json(document["observation_space"]), from_json(document["action_space"]))
-
-
-def _integers(values: Any) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)
 
 
 def _bound_to_json(bound: float | tuple[float, ...]) -> Any:

@@ -75,10 +75,13 @@ class LiveRun:
     """Why it stopped, None as long as it has not."""
     failure: TrainingError | None = None
     """The error to raise, where it stopped because it cannot go on."""
+    interruption: BaseException | None = None
+    """What an observer raised to end the program, as sys.exit() does; to be raised again when everything is saved."""
     saved: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written."""
 
     def __post_init__(self) -> None:
+        self.seconds_before = self.progress.seconds
         if self.steps_left <= 0:
             self.reason = "total_steps"
 
@@ -116,8 +119,11 @@ class LiveRun:
         metrics["time/steps_per_second"] = config.algorithm.steps_per_iteration / seconds
         env_steps = progress.iteration * config.algorithm.steps_per_iteration
         report = Iteration(progress.iteration, env_steps, config.total_steps, progress.seconds, metrics)
-        told_to_stop = _tell(self.observers, report)
-        self.reason = "callback" if told_to_stop else _stop_reason(config, progress)
+        try:
+            told_to_stop = _tell(self.observers, report)
+        except BaseException as interruption:
+            self.interruption, told_to_stop = interruption, True
+        self.reason = "callback" if told_to_stop else _stop_reason(config, progress, self.seconds_before)
         if metrics["guard/skipped_in_row"] >= MAX_SKIPPED_IN_ROW:
             self.reason = self.reason or "non_finite"
             self.failure = NonFiniteError(
@@ -172,10 +178,10 @@ def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Calla
                 run.saved = time.monotonic()
 
 
-def _stop_reason(config: RunConfig, progress: Progress) -> str | None:
+def _stop_reason(config: RunConfig, progress: Progress, seconds_before: float) -> str | None:
     if progress.iteration * config.algorithm.steps_per_iteration >= config.total_steps:
         return "total_steps"
-    if config.max_seconds is not None and progress.seconds >= config.max_seconds:
+    if config.max_seconds is not None and progress.seconds - seconds_before >= config.max_seconds:
         return "max_seconds"
     full = len(progress.returns) == progress.returns.maxlen
     if config.stop_return is not None and full and fmean(progress.returns) >= config.stop_return:

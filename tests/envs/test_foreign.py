@@ -231,6 +231,28 @@ def test_a_privileged_state_reaches_no_policy(parts, seen):
     check_jax_env(env)
 
 
+class Counts(FakeRobot):
+    """Earns the number of the step, and ends with the third."""
+
+    def reset(self, key):
+        return FakeState({"state": jnp.zeros(1)}, jnp.float32(0), jnp.float32(0))
+
+    def step(self, state, action):
+        count = state.obs["state"] + 1
+        return FakeState({"state": count}, count[0], (count[0] >= 3).astype(jnp.float32))
+
+
+def test_an_action_lasts_as_many_of_a_simulator_s_steps_as_its_task_says_and_not_beyond_its_end():
+    env = simulated("Robot", Counts(state=1), 5, action_repeat=2)
+    state, _ = env.reset(jax.random.key(0))
+    first = env.step(state, jnp.zeros(2), jax.random.key(0))
+    second = env.step(first.state, jnp.zeros(2), jax.random.key(0))
+    assert [float(step.reward) for step in (first, second)] == [1 + 2, 3]
+    assert [bool(step.terminated) for step in (first, second)] == [False, True]
+    assert [float(step.obs["state"][0]) for step in (first, second)] == [2, 3]
+    check_jax_env(env)
+
+
 def test_a_vector_environment_made_to_be_looked_at_is_the_first_one_trained_in():
     made = []
 

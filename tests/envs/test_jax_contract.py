@@ -100,6 +100,35 @@ def test_what_breaks_the_interface_is_named(broken):
         env_source((Masked if broken.startswith("mask") else Walk)(broken))
 
 
+def test_numbers_that_bytes_cannot_hold_are_refused():
+    class Bytes(Walk):
+        spec = EnvSpec(Box((2,), "uint8", 0, 255), Discrete(3))
+
+        def reset(self, key):
+            return super().reset(key)[0], jnp.full(2, 256)
+
+    with pytest.raises(EnvironmentContractError, match=r"observation = int32\[2\]: .*its space says bytes of shape"):
+        env_source(Bytes())
+
+
+def test_a_state_that_no_checkpoint_could_hold_is_refused():
+    class Short(Walk):
+        def reset(self, key):
+            state, obs = super().reset(key)
+            return state._replace(position=state.position.astype(jnp.bfloat16)), obs
+
+    with pytest.raises(EnvironmentContractError, match=r"state\.position = bfloat16\[\]: .* no checkpoint holds"):
+        env_source(Short())
+
+
+@pytest.mark.parametrize("origin", [Walk, lambda: Walk(), "test_jax_contract:Walk"], ids=["class", "function", "text"])
+def test_what_makes_a_jax_environment_is_taken_as_well(origin):
+    source = env_source(origin)
+    assert source.jax_env == Walk()
+    assert source.backend == "jax"
+    assert not source.draws
+
+
 def test_an_observation_without_a_part_is_named():
     class NoNoise(Cue):
         def reset(self, key):

@@ -66,7 +66,7 @@ class Options:
     stop_return: float | None = None
     """Stop once the mean return of the last 100 episodes reaches this."""
     max_seconds: float | None = None
-    """Stop after this much wall-clock time, in seconds."""
+    """Stop after this much wall-clock time, in seconds; a resumed run has as much again."""
     checkpoint_seconds: float = 60.0
     """Write a checkpoint at least this often, in seconds."""
     keep_checkpoints: int = 3
@@ -126,7 +126,7 @@ def report(run: Run, video: bool) -> None:
             )
     shown |= {"run": run.folder, "curve": run.folder / "curve.png"}
     print(describe(shown))
-    if video:
+    if video and run.source is not None and run.source.draws:
         # A renderer can take the whole process down; by now everything else is on disk.
         own = ["--env", run.config.env] if ":" in run.config.env else []
         subprocess.run([sys.executable, "-m", "inchworm", "record", str(run.folder), *own], check=False)

@@ -26,6 +26,13 @@ def check_jax_env(env: JaxEnv) -> None:
             is not one number; `step` changes the shapes, dtypes or structure of the state; the mask has not one flag
             for each choice.
     """
+    if not isinstance(env.spec, EnvSpec):
+        raise EnvironmentContractError(
+            "env.spec",
+            repr(env.spec),
+            "is no EnvSpec",
+            "Give inchworm.spaces.EnvSpec(observation_space, action_space).",
+        )
     spec, key = env.spec, jax.eval_shape(lambda: jax.random.key(0))
     start = _trace("reset", env.reset, key)
     if not isinstance(start, tuple | list) or len(start) != 2:
@@ -76,10 +83,12 @@ def _check_observation(spec: EnvSpec, obs: Any, source: str) -> None:
     except (LookupError, TypeError, ValueError) as error:
         raise _wrong("observation", obs, f"is what {source} returned, and no part of its space", FIT_FIX) from error
     for leaf, value in zip(spaces.leaves(spec.observation_space), found, strict=True):
-        shape, whole = spaces.leaf_shape(leaf), spaces.storage_dtype(leaf).kind != "f"
+        shape, kept = spaces.leaf_shape(leaf), spaces.storage_dtype(leaf)
         fits = getattr(value, "shape", None) == shape and _is_real(value.dtype)
-        if not fits or (whole and jnp.issubdtype(value.dtype, np.floating)):
-            kind = "whole numbers" if whole else "numbers"
+        if fits and kept.kind != "f":  # as bytes 256 would be 0
+            fits = np.can_cast(np.dtype(value.dtype), kept, "same_kind")
+        if not fits:
+            kind = {"f": "numbers", "u": "bytes", "b": "bits"}.get(kept.kind, "whole numbers")
             problem = f"is what {source} returned, but its space says {kind} of shape {shape}"
             raise _wrong("observation", value, problem, FIT_FIX)
 
@@ -94,6 +103,9 @@ def _check_state(before: Any, after: Any) -> None:
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             problem = f"is what step() returned, where it was {_shown(old)}"
             raise _wrong(f"state{jax.tree_util.keystr(path)}", new, problem, "Keep shapes and dtypes through a step.")
+        if not jnp.issubdtype(new.dtype, jax.dtypes.prng_key) and np.dtype(new.dtype).kind not in "biuf":
+            name, fix = f"state{jax.tree_util.keystr(path)}", "Keep it as float32."
+            raise _wrong(name, new, "is what step() returned, of a dtype that no checkpoint holds", fix)
 
 
 def _check_mask(spec: EnvSpec, mask: Any) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from inchworm.checks import check_integer
 from inchworm.envs.foreign import check_known_id, check_kwargs, constructing, importing
 from inchworm.envs.simulated import SimulatedEnv, simulated
 
@@ -21,5 +22,7 @@ def make_playground(env: str, kwargs: dict[str, Any]) -> SimulatedEnv:
     overrides = check_kwargs(kwargs, dict(config), closed=False)
     with constructing(env, overrides):
         made = registry.load(env, config=config, config_overrides=overrides)
+    repeat = check_integer("env_kwargs", overrides.get("action_repeat", config.get("action_repeat", 1)), 1)
+    length = overrides.get("episode_length", config.episode_length)
     with constructing(env, {}):
-        return simulated(env, made, overrides.get("episode_length", config.episode_length))
+        return simulated(env, made, -(-length // repeat), repeat)  # a length counts the simulator's steps

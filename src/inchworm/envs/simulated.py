@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from inchworm import spaces
@@ -22,6 +24,8 @@ class SimulatedEnv:
     env: Any
     spec: EnvSpec
     max_episode_steps: int
+    action_repeat: int = 1
+    """How many of the simulator's steps an action lasts; fewer where the task ends before."""
 
     def reset(self, key: PRNGKey) -> tuple[Clocked, ArrayTree]:
         state = self.env.reset(key)
@@ -29,15 +33,25 @@ class SimulatedEnv:
 
     def step(self, state: Clocked, action: Array, key: PRNGKey) -> Step:
         after, steps = self.env.step(state.physics, action), state.steps + 1
+        reward = after.reward
+        if self.action_repeat > 1:
+            after, reward = lax.fori_loop(1, self.action_repeat, partial(self._again, action), (after, reward))
         ended, cut = after.done.astype(bool), steps >= self.max_episode_steps
-        return Step(Clocked(after, steps), _seen(after.obs), after.reward, ended, cut)
+        return Step(Clocked(after, steps), _seen(after.obs), reward, ended, cut)
+
+    def _again(self, action: Array, count: Any, so_far: tuple[ArrayTree, Array]) -> tuple[ArrayTree, Array]:
+        """The simulator's next step under the same action, and the sum of rewards; nothing where the task is over."""
+        before, reward = so_far
+        after, over = self.env.step(before, action), before.done.astype(bool)
+        kept = jax.tree.map(lambda old, new: jnp.where(over, old, new), before, after)
+        return kept, jnp.where(over, reward, reward + after.reward)
 
 
-def simulated(name: str, env: Any, max_episode_steps: int) -> SimulatedEnv:
+def simulated(name: str, env: Any, max_episode_steps: int, action_repeat: int = 1) -> SimulatedEnv:
     """An environment with its spaces: observations as the simulator gives them, actions between -1 and 1."""
     obs = _seen(jax.eval_shape(lambda: env.reset(jax.random.key(0))).obs)
     action = spaces.Box((env.action_size,), "float32", -1.0, 1.0)
-    return SimulatedEnv(name, env, EnvSpec(_space_of(obs), action), max_episode_steps)
+    return SimulatedEnv(name, env, EnvSpec(_space_of(obs), action), max_episode_steps, action_repeat)
 
 
 def _seen(obs: Any) -> Any:

@@ -64,6 +64,11 @@ class EnvSource:
     origin: Any = None
     """Where the factory makes Gymnasium's environments one by one, what it was made of: an id, a class, a function."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether there is anything that draws pictures of it, if it supports it."""
+        return self.renderer is not None or self.jax_env is None
+
     def make_pool(self, num_envs: int, seed: int, horizon: int, processes: int = 1) -> Pool:
         """The environments of one run, for rollouts of as many steps.
 
@@ -153,9 +158,8 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
         name = getattr(env.spec, "id", None) or type(env).__qualname__
         return _from_vector(name, env, lambda: env)
     if is_object(env):
-        check_jax_env(env)
-        name, module = getattr(env, "name", type(env).__qualname__), type(env).__module__
-        return EnvSource(name, False, partial(GymnasiumView, env), env.spec, module, None, "jax", jax_env=env)
+        name = getattr(env, "name", None)
+        return _from_jax(name if isinstance(name, str) else type(env).__qualname__, env, {})
     if isinstance(env, gymnasium.Env):
         raise ConfigError(
             "env",
@@ -183,7 +187,8 @@ def _from_id(env: str, kwargs: dict[str, Any], backend: str | None) -> EnvSource
     match backend:
         case "gymnasium":
             source = _from_factory(env, env, kwargs)
-            return dataclasses.replace(source, renderer=_gymnasium_renderer(env, kwargs))
+            drawn = source.jax_env is None
+            return dataclasses.replace(source, renderer=_gymnasium_renderer(env, kwargs) if drawn else None)
         case "envpool":
             # EnvPool draws only where a display is; Gymnasium's environment of the same id stands in for it.
             renderer = _gymnasium_renderer(env, {})
@@ -245,6 +250,8 @@ def _from_factory(name: str, origin: Any, kwargs: dict[str, Any]) -> EnvSource:
         first = [env]
         source = _from_vector(name, env, lambda: first.pop() if first else factory())
         return dataclasses.replace(source, kwargs=kwargs)
+    if is_object(env):
+        return _from_jax(name, env, kwargs)
     try:
         if not isinstance(env, gymnasium.Env):
             raise ConfigError(
@@ -256,6 +263,14 @@ def _from_factory(name: str, origin: Any, kwargs: dict[str, Any]) -> EnvSource:
     finally:
         if isinstance(env, gymnasium.Env):
             env.close()
+
+
+def _from_jax(name: str, env: Any, kwargs: dict[str, Any]) -> EnvSource:
+    check_jax_env(env)
+    module = type(env).__module__
+    return EnvSource(
+        name, False, partial(GymnasiumView, env), env.spec, module, None, "jax", jax_env=env, kwargs=kwargs
+    )
 
 
 def _from_vector(name: str, env: VectorEnv, give: Callable[[], VectorEnv]) -> EnvSource:
