@@ -22,7 +22,7 @@ def make_playground(env: str, kwargs: dict[str, Any]) -> SimulatedEnv:
     overrides = check_kwargs(kwargs, dict(config), closed=False)
     with constructing(env, overrides):
         made = registry.load(env, config=config, config_overrides=overrides)
-    repeat = check_integer("env_kwargs", overrides.get("action_repeat", config.get("action_repeat", 1)), 1)
+    repeat = check_integer("action_repeat", overrides.get("action_repeat", config.get("action_repeat", 1)), 1)
     length = overrides.get("episode_length", config.episode_length)
     with constructing(env, {}):
         return simulated(env, made, -(-length // repeat), repeat)  # a length counts the simulator's steps
