@@ -183,6 +183,11 @@ def test_training_stops_at_a_return(tmp_path):
     run = train(tmp_path, total_steps=100_000, stop_return=5.0)
     assert run.summary["stopped_by"] == "stop_return"
     assert run.summary["episodes"] >= 100, "the mean of fewer episodes is not the score"
+    with pytest.raises(ConfigError, match=r"stop_return = 5\.0: has been reached"):
+        iw.resume(run.folder)
+    config = RunFolder(run.folder).config
+    write_json(config, read_json(config) | {"stop_return": None, "max_seconds": 0.1})
+    assert iw.resume(run.folder, evaluation_episodes=0, progress=False).summary["stopped_by"] == "max_seconds"
 
 
 def test_a_callback_that_raises_is_dropped_and_changes_nothing(run, tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import warnings
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optax
@@ -25,7 +26,7 @@ from inchworm.planning import configure_jax, plan
 from inchworm.run import Run, check_fits, factory_of, source_of
 from inchworm.runner import Trainer, decisive, finished, train_alone, train_together
 from inchworm.spaces import EnvSpec
-from inchworm.train import Observer
+from inchworm.train import RETURNS, Observer
 from inchworm.workers import check_outside
 
 
@@ -164,6 +165,7 @@ def resume(
     configure_jax(config.threads, config.devices)
     _, checkpoint = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
     _check_unedited(config, checkpoint)
+    _check_return(config, checkpoint)
     source = source_of(config, env)
     check_fits(source, _spaces_of(checkpoint))
     if total_steps is not None and total_steps != config.total_steps:
@@ -245,6 +247,22 @@ def _check_unedited(config: RunConfig, checkpoint: Checkpoint) -> None:
                 f"is in config.json, but the checkpoint was made with {then[name]!r}",
                 "Put it back to go on with this run, or start a new one with `inchworm train`.",
             )
+
+
+def _check_return(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raises `ConfigError` if the run has the return at which it was to stop, so that it would stop at once."""
+    try:
+        returns = [float(value) for value in checkpoint.collector["progress"]["returns"]]
+    except (KeyError, TypeError, ValueError):
+        return  # what is wrong with it is told where it is taken up
+    if config.stop_return is None or len(returns) < RETURNS or fmean(returns) < config.stop_return:
+        return
+    raise ConfigError(
+        "stop_return",
+        config.stop_return,
+        f"has been reached: the mean of the last {RETURNS} returns is {fmean(returns):,.1f}",
+        "To go on, write another, or null, into the run's config.json.",
+    )
 
 
 def _spaces_of(checkpoint: Checkpoint) -> EnvSpec:

@@ -20,6 +20,8 @@ from inchworm.types import Episodes
 
 MAX_SKIPPED_IN_ROW = 10
 """Updates that may be dropped one after the other before training stops."""
+RETURNS = 100
+"""How many of the last episodes make the score."""
 CALL_SECONDS = 1.0
 """How long a call of several iterations should take, after which signals are heard and files are written."""
 
@@ -48,14 +50,14 @@ class Progress:
 
     iteration: int = 0
     seconds: float = 0.0
-    returns: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    """Returns of the last 100 episodes whose return is finite."""
-    lengths: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    returns: deque[float] = field(default_factory=lambda: deque(maxlen=RETURNS))
+    """Of the last episodes whose return is finite."""
+    lengths: deque[float] = field(default_factory=lambda: deque(maxlen=RETURNS))
     episodes: int = 0
 
     @property
     def mean_return(self) -> float | None:
-        """Mean return of the last 100 episodes, None before the first has ended."""
+        """Mean return of the last episodes, None before the first has ended."""
         return fmean(self.returns) if self.returns else None
 
 
