@@ -15,6 +15,7 @@ from gymnasium.vector import SyncVectorEnv
 
 import inchworm as iw
 from inchworm.errors import ConfigError, RunFolderError
+from inchworm.io import run_folder
 from inchworm.io.run_folder import RunFolder, read_json
 from jax_probes import Cue
 
@@ -108,6 +109,14 @@ def test_a_name_that_is_taken_is_told_before_anything_is_written(tmp_path, backe
     with pytest.raises(RunFolderError, match=r"mine-seed1.*exists already"):
         iw.train_seeds("CartPole-v1", SMALL, seeds=(0, 1), backend=backend, name="mine", out=tmp_path, **QUIET)
     assert list(taken.parent.iterdir()) == [taken]
+
+
+def test_seeds_begun_in_the_same_second_as_another_run_have_names_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "_stamps", lambda: ["now", "now-2"])
+    (tmp_path / "CartPole-v1" / "ppo" / "now-seed1").mkdir(parents=True)
+    group = iw.train_seeds("CartPole-v1", SMALL, seeds=(0, 1), backend="jax", out=tmp_path, **QUIET)
+    assert group.folder.name == "now-2-seeds"
+    assert [run.folder.name for run in group] == ["now-2-seed0", "now-2-seed1"]
 
 
 def test_a_script_s_own_functions_reach_the_processes(tmp_path):

@@ -22,7 +22,7 @@ from inchworm.envs.source import env_reference
 from inchworm.errors import ConfigError, InchwormError, WorkerError
 from inchworm.io.curve import plot_group
 from inchworm.io.progress import GroupProgress
-from inchworm.io.run_folder import RunFolder, check_name, check_new, create_run_folder, write_json
+from inchworm.io.run_folder import RunFolder, check_name, check_new, create_run_folder, free_stamp, write_json
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import plan
 from inchworm.run import Run
@@ -121,19 +121,15 @@ def train_seeds(
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
     watch = _watcher(GroupProgress(len(seeds), config.total_steps) if progress else None)
 
-    def new_folder(ending: str, name: str | None) -> RunFolder:
-        return create_run_folder(out, config.env, config.algorithm_name, ending, name)
-
-    def names_in(group: RunFolder) -> list[str]:
-        return [group.path.name.removesuffix("seeds") + f"seed{seed}" for seed in seeds]
-
     # What can fail for a wrong setting comes before anything is written.
-    if name is not None:
-        check_new(out, config.env, config.algorithm_name, [f"{name}-seed{seed}" for seed in seeds])
+    of_env = (out, config.env, config.algorithm_name)
+    endings = ["seeds", *(f"seed{seed}" for seed in seeds)]
+    stem = free_stamp(*of_env, endings) if name is None else name
+    group_name, *names = [f"{stem}-{ending}" for ending in endings]
+    check_new(*of_env, [group_name, *names])
     if source.jax_env is not None:
         with contextlib.closing(make_collector(configs, source, own)) as collector:
-            group = new_folder("seeds", name and f"{name}-seeds")
-            folders = [new_folder("", name) for name in names_in(group)]
+            group, *folders = (create_run_folder(*of_env, "", one) for one in (group_name, *names))
             trainers = [
                 Trainer(one, source, collector, index, evaluation_episodes, _observer(watch, index), False)
                 for index, one in enumerate(configs)
@@ -146,10 +142,8 @@ def train_seeds(
         whole = {"env": env_reference(env), "network": reference("network", network)}
         whole |= {"backend": backend, "out": str(out)}
         whole["evaluation_episodes"] = evaluation_episodes
-        group = new_folder("seeds", name and f"{name}-seeds")
-        calls = [
-            whole | {"config": one.to_json(), "name": name} for one, name in zip(configs, names_in(group), strict=True)
-        ]
+        group = create_run_folder(*of_env, "", group_name)
+        calls = [whole | {"config": one.to_json(), "name": name} for one, name in zip(configs, names, strict=True)]
         answers = run_workers("inchworm.seed_process", calls, watch)
         results = [
             _named(answer, group.path.with_name(call["name"]))

@@ -8,7 +8,7 @@ runs/<env>/<algorithm>/<UTC stamp>-seed<k>/
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,12 +105,7 @@ def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: st
     """
     check_name(name)
     parent = out / _env_folder(env) / algorithm
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    candidates = (
-        [name]
-        if name is not None
-        else [f"{stamp}{suffix}-{ending}" for suffix in ("", *(f"-{i}" for i in range(2, 100)))]
-    )
+    candidates = [name] if name is not None else [f"{stamp}-{ending}" for stamp in _stamps()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for candidate in candidates:
@@ -122,6 +117,20 @@ def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: st
             "out", str(out), f"cannot be written: {error.strerror}", "Choose another folder with --out."
         ) from error
     raise _taken(parent / candidates[0])
+
+
+def free_stamp(out: Path, env: str, algorithm: str, endings: Sequence[str]) -> str:
+    """A time stamp with which no folder of these endings is there yet."""
+    parent = out / _env_folder(env) / algorithm
+    stamps = _stamps()
+    free = [stamp for stamp in stamps if not any((parent / f"{stamp}-{ending}").exists() for ending in endings)]
+    return [*free, stamps[0]][0]
+
+
+def _stamps() -> list[str]:
+    """Now, and numbered forms of it."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return [stamp, *(f"{stamp}-{number}" for number in range(2, 100))]
 
 
 def check_new(out: Path, env: str, algorithm: str, names: Iterable[str]) -> None:
