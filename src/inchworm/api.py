@@ -26,7 +26,7 @@ from inchworm.planning import configure_jax, plan
 from inchworm.run import Run, check_fits, factory_of, source_of
 from inchworm.runner import Trainer, decisive, finished, train_alone, train_together
 from inchworm.spaces import EnvSpec
-from inchworm.train import RETURNS, Observer
+from inchworm.train import RETURNS, Observer, has_reached_return
 from inchworm.workers import check_outside
 
 
@@ -255,14 +255,13 @@ def _check_return(config: RunConfig, checkpoint: Checkpoint) -> None:
         returns = [float(value) for value in checkpoint.collector["progress"]["returns"]]
     except (KeyError, TypeError, ValueError):
         return  # what is wrong with it is told where it is taken up
-    if config.stop_return is None or len(returns) < RETURNS or fmean(returns) < config.stop_return:
-        return
-    raise ConfigError(
-        "stop_return",
-        config.stop_return,
-        f"has been reached: the mean of the last {RETURNS} returns is {fmean(returns):,.1f}",
-        "To go on, write another, or null, into the run's config.json.",
-    )
+    if has_reached_return(config, returns):
+        raise ConfigError(
+            "stop_return",
+            config.stop_return,
+            f"has been reached: the mean of the last {RETURNS} returns is {fmean(returns):,.1f}",
+            "To go on, write another, or null, into the run's config.json.",
+        )
 
 
 def _spaces_of(checkpoint: Checkpoint) -> EnvSpec:

@@ -99,7 +99,7 @@ class Dict:
 
     def __post_init__(self) -> None:
         with _reading(self):
-            pairs = [(name, part) for name, part in dict(self.spaces).items()]
+            pairs = dict(self.spaces).items()
             for name, part in pairs:
                 if not isinstance(name, str):
                     raise TypeError(f"{name!r} is no text")

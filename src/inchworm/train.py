@@ -185,10 +185,12 @@ def _stop_reason(config: RunConfig, progress: Progress, seconds_before: float) -
         return "total_steps"
     if config.max_seconds is not None and progress.seconds - seconds_before >= config.max_seconds:
         return "max_seconds"
-    full = len(progress.returns) == progress.returns.maxlen
-    if config.stop_return is not None and full and fmean(progress.returns) >= config.stop_return:
-        return "stop_return"
-    return None
+    return "stop_return" if has_reached_return(config, progress.returns) else None
+
+
+def has_reached_return(config: RunConfig, returns: Sequence[float]) -> bool:
+    """Whether the last returns are such that the run is to stop; fewer than `RETURNS` are no score."""
+    return config.stop_return is not None and len(returns) >= RETURNS and fmean(returns) >= config.stop_return
 
 
 def _episode_metrics(progress: Progress, episodes: Episodes) -> dict[str, float]:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Thread
@@ -62,10 +61,11 @@ def reference(field: str, value: Any) -> Any:
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     where: dict[str, Any] = {"module": module, "name": name}
     if module == "__main__":
-        spec = sys.modules[module].__spec__  # of `python -m module`; of a script there is none
-        where["module"] = None if spec is None else spec.name
-        if spec is None:
-            where = {"script": getattr(sys.modules[module], "__file__", None), "name": name}
+        main = sys.modules[module]
+        if main.__spec__ is None:  # a script; else it is `python -m module`
+            where = {"script": getattr(main, "__file__", None), "name": name}
+        else:
+            where["module"] = main.__spec__.name
     try:
         if _attribute(sys.modules[module or ""], name) is value and None not in where.values():
             return where
@@ -138,7 +138,7 @@ def run_workers(
         KeyboardInterrupt: Ctrl-C, after all have stopped.
         SystemExit: SIGTERM likewise.
     """
-    free, waiting = cores(), deque(range(len(calls)))
+    free, waiting = cores(), list(range(len(calls)))
     running: dict[int, _Worker] = {}
     results: list[Any | InchwormError] = [None] * len(calls)
 
@@ -150,7 +150,7 @@ def run_workers(
         try:
             while running or (waiting and not stopped()):
                 while waiting and free and not stopped():
-                    index, core = waiting.popleft(), free.pop(0)
+                    index, core = waiting.pop(0), free.pop(0)
                     running[index] = _start(module, calls[index], core)
                     if reason := stopped():  # while it was started, so that it was not told
                         running[index].process.send_signal(signal.Signals[reason])

@@ -139,7 +139,7 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
                         name, repr(space), f"has a part named {key!r}, which is no text", "Name parts with strings."
                     )
             inner = {key: from_gymnasium(part, f"{name}[{key!r}]") for key, part in space.spaces.items()}
-            return spaces.Dict(tuple(sorted(inner.items())))
+            return spaces.Dict(tuple(inner.items()))
         case gymnasium.spaces.Tuple() if space.spaces:
             return spaces.Tuple(tuple(from_gymnasium(part, f"{name}[{i}]") for i, part in enumerate(space.spaces)))
         case _:

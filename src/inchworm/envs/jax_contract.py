@@ -26,13 +26,6 @@ def check_jax_env(env: JaxEnv) -> None:
             is not one number; `step` changes the shapes, dtypes or structure of the state; the mask has not one flag
             for each choice.
     """
-    if not isinstance(env.spec, EnvSpec):
-        raise EnvironmentContractError(
-            "env.spec",
-            repr(env.spec),
-            "is no EnvSpec",
-            "Give inchworm.spaces.EnvSpec(observation_space, action_space).",
-        )
     spec, key = env.spec, jax.eval_shape(lambda: jax.random.key(0))
     start = _trace("reset", env.reset, key)
     if not isinstance(start, tuple | list) or len(start) != 2:

@@ -61,5 +61,5 @@ def _seen(obs: Any) -> Any:
 
 def _space_of(obs: Any) -> spaces.Space:
     if isinstance(obs, Mapping):
-        return spaces.Dict(tuple(sorted((name, _space_of(part)) for name, part in obs.items())))
+        return spaces.Dict(tuple((name, _space_of(part)) for name, part in obs.items()))
     return spaces.Box(obs.shape, "float32", float("-inf"), float("inf"))

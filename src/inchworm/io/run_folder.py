@@ -123,8 +123,8 @@ def free_stamp(out: Path, env: str, algorithm: str, endings: Sequence[str]) -> s
     """A time stamp with which no folder of these endings is there yet."""
     parent = out / _env_folder(env) / algorithm
     stamps = _stamps()
-    free = [stamp for stamp in stamps if not any((parent / f"{stamp}-{ending}").exists() for ending in endings)]
-    return [*free, stamps[0]][0]
+    free = (stamp for stamp in stamps if not any((parent / f"{stamp}-{ending}").exists() for ending in endings))
+    return next(free, stamps[0])
 
 
 def _stamps() -> list[str]:
