@@ -16,11 +16,11 @@ from inchworm.collect.evaluate import Evaluation
 from inchworm.config import PRESETS
 from inchworm.errors import InchwormError
 from inchworm.io.policy_file import load_policy, save_policy
+from inchworm.loop import Iteration
 from inchworm.models.policy import Policy
 from inchworm.rl.schedules import Schedule
 from inchworm.run import Run
 from inchworm.seeds import RunGroup, train_seeds
-from inchworm.train import Iteration
 
 __version__ = version("inchworm")
 

@@ -21,12 +21,12 @@ from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.policy_file import load_policy
 from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, out_of, read_json
 from inchworm.io.video import write_video
+from inchworm.loop import RETURNS, Observer, has_reached_return
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import configure_jax, plan
 from inchworm.run import Run, check_fits, factory_of, source_of
 from inchworm.runner import Trainer, decisive, finished, train_alone, train_together
 from inchworm.spaces import EnvSpec
-from inchworm.train import RETURNS, Observer, has_reached_return
 from inchworm.workers import check_outside
 
 

@@ -26,11 +26,11 @@ from inchworm.io.policy_file import save_policy
 from inchworm.io.progress import ProgressLine
 from inchworm.io.provenance import differing_numerics, provenance
 from inchworm.io.run_folder import RunFolder, create_run_folder, read_json, write_json
+from inchworm.loop import Iteration, LiveRun, Observer, Progress, train_loop
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
 from inchworm.run import Run
 from inchworm.signals import leave, told_to_stop
-from inchworm.train import Iteration, LiveRun, Observer, Progress, train_loop
 
 
 class Trainer:

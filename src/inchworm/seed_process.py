@@ -9,9 +9,9 @@ from typing import Any
 from inchworm.build import OwnParts
 from inchworm.config import RunConfig
 from inchworm.envs.source import env_referred, env_source
+from inchworm.loop import Iteration
 from inchworm.planning import configure_jax
 from inchworm.runner import train_alone
-from inchworm.train import Iteration
 from inchworm.workers import referred, serve
 
 REPORT_SECONDS = 0.2

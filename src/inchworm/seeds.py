@@ -23,11 +23,11 @@ from inchworm.errors import ConfigError, InchwormError, WorkerError
 from inchworm.io.curve import plot_group
 from inchworm.io.progress import GroupProgress
 from inchworm.io.run_folder import RunFolder, check_name, check_new, create_run_folder, free_stamp, write_json
+from inchworm.loop import Iteration, Observer
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import plan
 from inchworm.run import Run
 from inchworm.runner import Trainer, train_together, what_is_left
-from inchworm.train import Iteration, Observer
 from inchworm.workers import check_outside, reference, run_workers
 
 Watch = Callable[[int, float, float | None], None]

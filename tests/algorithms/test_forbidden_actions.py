@@ -6,9 +6,9 @@ import numpy as np
 from inchworm.algorithms.opening import opening_pass
 from inchworm.algorithms.ppo import PPO
 from inchworm.errors import InvariantError
+from inchworm.loop import _broken_invariant
 from inchworm.models.actor_critic import make_model
 from inchworm.spaces import Box, Discrete, EnvSpec
-from inchworm.train import _broken_invariant
 from inchworm.types import Rollout
 
 

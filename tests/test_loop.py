@@ -6,7 +6,7 @@ import pytest
 import inchworm as iw
 from inchworm.collect.collector import Outcome
 from inchworm.config import RunConfig
-from inchworm.train import LiveRun, Progress, train_loop
+from inchworm.loop import LiveRun, Progress, train_loop
 from inchworm.types import Episodes
 
 QUIET = {
