@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
+from types import SimpleNamespace
 
 import gymnasium
 import jax
@@ -107,7 +109,7 @@ def test_a_run_leaves_everything_in_its_folder(run):
     folder = RunFolder(run.folder)
     for path in (folder.config, folder.provenance, folder.metrics, folder.summary, folder.curve, folder.policy):
         assert path.exists(), path
-    assert any(folder.tensorboard.iterdir())
+    assert any(folder.path.glob("events.out.tfevents.*"))
     assert run.folder.parent.parent.name == "CartPole-v1"
     assert run.folder.name.endswith("-seed0")
     assert len(run.metrics()) == STEPS // SMALL.steps_per_iteration
@@ -190,13 +192,41 @@ def test_training_stops_at_a_return(tmp_path):
     assert iw.resume(run.folder, evaluation_episodes=0, progress=False).summary["stopped_by"] == "max_seconds"
 
 
-def test_a_callback_that_raises_is_dropped_and_changes_nothing(run, tmp_path):
+def test_a_callback_that_raises_changes_nothing_and_is_called_again(run, tmp_path):
+    called = []
+
     def fails(report):
+        called.append(report.iteration)
         raise ValueError("no screen")
 
     with pytest.warns(UserWarning, match="fails raised ValueError: no screen"):
         other = train(tmp_path, on_iteration=fails)
     assert other.summary["parameters_sha256"] == run.summary["parameters_sha256"]
+    assert called == list(range(1, 11))
+
+
+def test_several_callbacks_are_called_and_what_cannot_be_is_refused(tmp_path):
+    seen = []
+    train(tmp_path, on_iteration=[lambda report: seen.append("one"), lambda report: seen.append("two")])
+    assert seen == ["one", "two"] * 10
+    for wrong in (5, [print, None]):
+        with pytest.raises(ConfigError, match=r"on_iteration.*cannot be called"):
+            train(tmp_path, on_iteration=wrong)
+
+
+def test_what_a_callback_adds_to_the_metrics_is_logged(tmp_path):
+    def adds(report):
+        report.metrics.update({"mine/length": np.float32(report.iteration), "mine/picture": "a cat"})
+        raise SystemExit(3) if report.iteration == 2 else ValueError
+
+    with (
+        pytest.warns(UserWarning, match="'mine/picture' is not logged, because it is no number"),
+        pytest.raises(SystemExit),
+    ):
+        train(tmp_path, on_iteration=adds)
+    rows = iw.load(next(tmp_path.glob("*/ppo/*"))).metrics()
+    assert [row["mine/length"] for row in rows] == [1.0, 2.0]
+    assert "mine/picture" not in rows[0]
 
 
 def test_a_full_disk_stops_no_training_and_is_told(run, tmp_path, monkeypatch):
@@ -375,7 +405,9 @@ def test_a_run_whose_environment_fails_keeps_what_it_has_learned(tmp_path):
     def make():
         return FailingAt(5 * SMALL.horizon + 3)
 
-    with pytest.raises(EnvironmentContractError, match=r"battery is empty.*`inchworm resume .*` goes on") as error:
+    with pytest.raises(
+        EnvironmentContractError, match=r"battery is empty.*`iw.resume\(.*env=\.\.\.\)` goes on"
+    ) as error:
         train(tmp_path, make, name="run")
     assert error.value.field == "env.step"
     (folder,) = tmp_path.glob("*/ppo/run")
@@ -447,7 +479,7 @@ def test_a_policy_is_held_against_the_spaces_of_the_environment_it_is_given(tmp_
 def test_a_larger_budget_of_a_run_that_was_moved_stays_beside_its_folder(tmp_path):
     out = tmp_path / "runs"
     assert out_of(out / "a" / "ppo" / "x", "a", "ppo") == out
-    assert out_of(out / "n->b->c" / "ppo" / "x", "n/b:c", "ppo") == out
+    assert out_of(out / "n-b-c" / "ppo" / "x", "n/b:c", "ppo") == out
     moved = tmp_path / "kept" / "best" / "x"
     for elsewhere in (moved, out / "a" / "trpo" / "x", out / "b" / "ppo" / "x", tmp_path.parents[-1] / "x"):
         assert out_of(elsewhere, "a", "ppo") == elsewhere.parent
@@ -708,3 +740,155 @@ def test_importing_the_package_computes_nothing_and_sets_nothing():
         "assert not {'matplotlib', 'tensorboardX', 'imageio', 'mujoco'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_warnings_point_at_the_line_that_called_the_library(tmp_path):
+    def fails(report):
+        raise ValueError("no screen")
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        train(tmp_path, on_iteration=fails, algorithm=dataclasses.replace(SMALL, image_network="small"))
+    ours = {warning.filename for warning in caught if warning.category is UserWarning}
+    assert len(caught) >= 2
+    assert ours == {__file__}
+
+
+def test_a_run_is_shown_in_a_line_and_in_a_notebook_with_its_scores_and_curve(run):
+    assert len(repr(run)) < 400
+    assert "CartPole-v1, ppo" in repr(run)
+    assert "deterministic" in repr(run)
+    page = run._repr_html_()
+    assert "data:image/png;base64," in page
+    assert "over the last" in page
+    assert "Run(" in repr(iw.load(run.folder))
+
+
+def test_the_best_checkpoint_can_be_loaded_and_gone_on_from(tmp_path):
+    run = train(tmp_path, checkpoint_seconds=0.0, keep_checkpoints=1)
+    rows = [row for row in run.metrics() if "episode/return_100" in row]
+    best = max(rows, key=lambda row: row["episode/return_100"])
+    assert best["iteration"] < 10, "the case is that of a best checkpoint which is not the last"
+    loaded = iw.load(run.folder, which="best")
+    assert loaded.policy.info["env_steps"] == best["env_steps"]
+    stopped = train(tmp_path, on_iteration=lambda report: report.iteration == best["iteration"])
+    obs = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    at_best = stopped.policy.act(obs, deterministic=True)
+    np.testing.assert_array_equal(loaded.policy.act(obs, deterministic=True), at_best)
+    again = iw.resume(run.folder, which="best", evaluation_episodes=0, progress=False)
+    assert again.folder != run.folder
+    assert again.summary["parameters_sha256"] == run.summary["parameters_sha256"]
+    assert read_json(RunFolder(again.folder).provenance)["parent"] == str(run.folder)
+    assert read_json(RunFolder(again.folder).provenance)["resumed"][0]["exact"]
+    with pytest.raises(ConfigError, match="which = worst"):
+        iw.load(run.folder, which="worst")
+
+
+def test_a_run_in_which_no_episode_ended_has_no_best_checkpoint(tmp_path):
+    run = train(tmp_path, env="Pendulum-v1", total_steps=32)
+    with pytest.raises(CheckpointError, match="no episode had ended"):
+        iw.load(run.folder, which="best")
+
+
+def test_a_run_that_goes_on_in_another_environment_names_that_one(tmp_path):
+    run = train(tmp_path)
+    with pytest.warns(UserWarning, match="the environment was CartPole-v1 and is CartPole-v0"):
+        other = iw.resume(run.folder, "CartPole-v0", total_steps=2 * STEPS, evaluation_episodes=0, progress=False)
+    assert other.config.env == iw.load(other.folder).config.env == "CartPole-v0"
+    assert "CartPole-v0" in str(other.folder)
+
+
+def test_a_run_does_not_go_on_in_another_environment_under_its_own_name(tmp_path):
+    run = train(tmp_path, on_iteration=lambda report: report.iteration == 4)
+    with pytest.raises(ConfigError, match="env = CartPole-v0: is not what the run was trained in, CartPole-v1"):
+        iw.resume(run.folder, "CartPole-v0", evaluation_episodes=0, progress=False)
+
+
+class OneAtATime(gymnasium.Env):
+    """Holds a port, as it were."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+    open = 0
+
+    def __init__(self):
+        if OneAtATime.open:
+            raise OSError("address already in use")
+        OneAtATime.open += 1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, True, False, {}
+
+    def close(self):
+        OneAtATime.open -= 1
+
+
+def test_evaluation_opens_environments_when_those_of_training_are_closed(tmp_path):
+    run = train(tmp_path, OneAtATime, algorithm=dataclasses.replace(SMALL, num_envs=1), evaluation_episodes=2)
+    assert run.summary["evaluation_stochastic"]["returns"] == [1.0, 1.0]
+
+
+def test_an_environment_that_fails_in_the_evaluation_costs_neither_run_nor_curve(tmp_path):
+    class FailsLater(OneAtATime):
+        made = 0
+
+        def __init__(self):
+            FailsLater.made += 1
+
+        def step(self, action):
+            if FailsLater.made > 3:  # its spaces, and the two of training
+                raise RuntimeError("the battery is empty")
+            return super().step(action)
+
+    with pytest.warns(UserWarning, match=r"evaluation was broken off: .*the battery is empty"):
+        run = train(tmp_path, FailsLater, evaluation_episodes=2)
+    assert RunFolder(run.folder).curve.exists()
+    assert "evaluation_deterministic" not in run.summary
+
+
+def test_the_evaluation_takes_a_tenth_of_the_time_that_training_may_take(tmp_path, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr("inchworm.runner.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    with pytest.warns(UserWarning, match=r"evaluation was ended after 50 seconds, at \d+ of 1000 episodes; `inchworm"):
+        run = train(tmp_path, evaluation_episodes=1000, max_seconds=1000.0)
+    for kind in ("deterministic", "stochastic"):
+        assert 0 < len(run.summary[f"evaluation_{kind}"]["returns"]) < 50
+
+
+def test_whole_numbers_may_be_written_with_an_exponent_in_python_too(tmp_path):
+    assert train(tmp_path, total_steps=3.2e2).config.total_steps == STEPS
+    with pytest.raises(ConfigError, match=r"total_steps = 320\.5"):
+        train(tmp_path, total_steps=320.5)
+
+
+def test_folders_of_runs_have_names_that_a_shell_leaves_alone(tmp_path):
+    def made():
+        return gymnasium.make("CartPole-v1")
+
+    for env in (made, lambda: made(), "gymnasium.envs.classic_control:CartPoleEnv"):
+        folder = train(tmp_path, env, total_steps=32).folder
+        assert set("<>|&;()$`\\\"' *?[]#~=%!:") & set(str(folder.relative_to(tmp_path))) == set()
+
+
+def test_a_preset_is_the_same_for_an_id_with_and_without_its_version(tmp_path):
+    runs = [
+        iw.train(env, total_steps=2048, out=tmp_path, evaluation_episodes=0, progress=False)
+        for env in ("Pendulum", "Pendulum-v1")
+    ]
+    assert {run.config.preset for run in runs} == {"pendulum"}
+
+
+def test_a_preset_s_minibatches_give_way_to_a_memory_and_to_another_horizon(tmp_path):
+    quiet = {"total_steps": 1024, "evaluation_episodes": 0, "progress": False, "out": tmp_path}
+    with pytest.warns(UserWarning, match="minibatch_size is 128 in place of the preset's 64, which is no multiple"):
+        run = iw.train("CartPole-v1", recurrent="gru", **quiet)
+    assert run.config.algorithm.minibatch_size == 128
+    with pytest.warns(UserWarning, match="minibatch_size is 50 in place of the preset's 64, which does not divide"):
+        run = iw.train("CartPole-v1", num_envs=2, horizon=50, **quiet)
+    assert run.config.algorithm.minibatch_size == 50
+    with pytest.raises(ConfigError, match="minibatch_size = 64"):
+        iw.train("CartPole-v1", num_envs=2, horizon=50, minibatch_size=64, **quiet)

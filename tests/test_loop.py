@@ -67,6 +67,44 @@ def test_calls_last_about_a_second_and_never_more_than_five(monkeypatch, seconds
     assert len(collector.calls) <= 2 * sum(collector.calls) + 10
 
 
+def told_of(total_steps, returns, horizon=64):
+    """The metrics of iterations in each of which one episode ends, with the return given; None where none does."""
+    config = RunConfig(env="none", algorithm=iw.PPO(num_envs=1, horizon=horizon), total_steps=total_steps)
+    told = []
+    run = LiveRun(config, Progress(), [lambda report: told.append(dict(report.metrics))], lambda *_: None)
+    for value in returns:
+        ended = np.full((1, 1), value is not None)
+        episodes = Episodes(ended, np.full((1, 1), value or 0.0), np.ones((1, 1)))
+        run.take([Outcome(dict(QUIET), episodes)], 1.0, list)
+    return told
+
+
+def test_the_recent_return_is_that_of_the_last_hundredth_of_the_budget():
+    returns = [float(index) for index in range(2000)]
+    told = told_of(64 * 2000, returns)
+    for index in (100, 777, 1999):  # 20 iterations are a hundredth
+        # Steps are counted in tenths of that hundredth.
+        last = [np.mean(returns[index - count + 1 : index + 1]) for count in (20, 21)]
+        assert told[index]["episode/return_recent"] in last
+        assert told[index]["episode/return_100"] == pytest.approx(np.mean(returns[index - 99 : index + 1]))
+
+
+def test_the_recent_return_is_that_of_ten_episodes_where_a_hundredth_holds_fewer():
+    returns = [float(index) if index % 7 == 0 else None for index in range(400)]
+    told = told_of(64 * 400, returns)
+    ended = [value for value in returns if value is not None]
+    assert told[-1]["episode/return_recent"] == pytest.approx(np.mean(ended[-10:]))
+    assert told[0]["episode/return_recent"] == told[0]["episode/return_100"] == 0.0
+
+
+def test_what_is_remembered_of_recent_episodes_stays_small():
+    progress = Progress()
+    for step in range(2, 40_000, 2):
+        progress.take([1.0] * 3, [1.0] * 3, step, 10**6)
+    assert len(progress.recent) <= 11
+    assert 15_000 <= sum(ended.episodes for ended in progress.recent) <= 1.1 * 15_000
+
+
 def test_an_episode_whose_return_is_not_finite_is_counted_and_spoils_no_mean():
     config = RunConfig(env="none", algorithm=iw.PPO(num_envs=1, horizon=64), total_steps=640)
     told = []

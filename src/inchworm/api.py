@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,22 +12,28 @@ import optax
 from inchworm import spaces
 from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts, make_collector
-from inchworm.checks import check_integer, check_output, check_path
+from inchworm.checks import check_choice, check_integer, check_output, check_path
 from inchworm.collect.record import render_episode
 from inchworm.config import RunConfig
 from inchworm.errors import CheckpointError, ConfigError, EnvironmentContractError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
-from inchworm.io.policy_file import load_policy
+from inchworm.io.policy_file import load_policy, policy_template
 from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, out_of, read_json
 from inchworm.io.video import write_video
 from inchworm.loop import RETURNS, Observer, has_reached_return
 from inchworm.models.network import CustomNetwork
+from inchworm.models.policy import Policy
+from inchworm.numerics.tree import from_arrays
 from inchworm.planning import configure_jax, plan
 from inchworm.run import Run, check_fits, factory_of, source_of
-from inchworm.runner import Trainer, decisive, finished, train_alone, train_together
+from inchworm.runner import Trainer, decisive, finished, policy_of, train_alone, train_together
 from inchworm.spaces import EnvSpec
+from inchworm.warning import warn
 from inchworm.workers import check_outside
+
+WHICH = ("last", "best")
+"""Of a run's checkpoints."""
 
 
 def train(
@@ -49,7 +55,7 @@ def train(
     devices: int = 1,
     env_processes: int = 1,
     evaluation_episodes: int = 20,
-    on_iteration: Observer | None = None,
+    on_iteration: Observer | Sequence[Observer] | None = None,
     progress: bool = True,
     network: CustomNetwork | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -81,7 +87,8 @@ def train(
             about 0.1 ms together.
         evaluation_episodes: episodes of each of the two evaluations at the end; 0 for none. A vector environment gets
             none: call `run.evaluate(env=...)` with a function that makes one environment.
-        on_iteration: called with an `Iteration` after each; returning True stops the run.
+        on_iteration: called with an `Iteration` after each, or several such functions; returning True stops the run.
+            What one adds to the iteration's metrics is logged. One that raises is warned of, and called again.
         progress: show a line that tells how training goes.
         network: makes a network of your own, in place of what encodes observations: a function of a random key and
             the observation space that returns a pytree, which is called with a batch of normalised observations and
@@ -94,7 +101,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the last checkpoint is written.
         SystemExit: SIGTERM, with code 143, after the last checkpoint is written.
     """
-    out = check_path("out", out)
+    out, callbacks = check_path("out", out), _callbacks(on_iteration)
     own = OwnParts(network, optimizer)
     config, source = plan(
         env,
@@ -122,7 +129,7 @@ def train(
         out=out,
         name=name,
         evaluation_episodes=evaluation_episodes,
-        on_iteration=on_iteration,
+        callbacks=callbacks,
         progress=progress,
     )
 
@@ -132,8 +139,9 @@ def resume(
     env: Any = None,
     *,
     total_steps: int | None = None,
+    which: str = "last",
     evaluation_episodes: int = 20,
-    on_iteration: Observer | None = None,
+    on_iteration: Observer | Sequence[Observer] | None = None,
     progress: bool = True,
     network: CustomNetwork | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -145,9 +153,11 @@ def resume(
 
     Args:
         path: the run's folder.
-        env: the environment again, where the run was started with a function or class.
+        env: the environment again, where the run was started with a function or class; with a larger budget it may be
+            another one of the same spaces.
         total_steps: a larger budget makes a new run, which names the old one as its parent, where that was made, or
             beside its folder if that was moved.
+        which: "last", or "best" to make a new run that goes on from the checkpoint with the highest mean return.
         evaluation_episodes: as in `train`.
         on_iteration: as in `train`.
         progress: as in `train`.
@@ -163,25 +173,36 @@ def resume(
     if config.env_processes > 1:
         check_outside("env_processes")
     configure_jax(config.threads, config.devices)
-    _, checkpoint = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
+    checkpoint = _checkpoint(folder, which)
     _check_unedited(config, checkpoint)
     _check_return(config, checkpoint)
     source = source_of(config, env)
     check_fits(source, _spaces_of(checkpoint))
-    if total_steps is not None and total_steps != config.total_steps:
-        check_integer("total_steps", total_steps, checkpoint.env_steps + 1)
-        config = dataclasses.replace(config, total_steps=total_steps)
-        parent, folder = folder, None
-    elif checkpoint.env_steps >= config.total_steps and folder.complete:
+    longer, parent = total_steps not in (None, config.total_steps), None
+    if longer:
+        config = dataclasses.replace(
+            config, total_steps=check_integer("total_steps", total_steps, checkpoint.env_steps + 1)
+        )
+    elif checkpoint.env_steps >= config.total_steps and (folder.complete or which == "best"):
         raise ConfigError(
             "run", str(path), f"has finished its {config.total_steps} steps", "Give a larger --total-steps to go on."
         )
-    else:
-        parent = None
-    own = OwnParts(network, optimizer)
+    if longer or which == "best":
+        parent, folder = folder, None
+        config = dataclasses.replace(
+            config, env=source.name, env_kwargs=source.kwargs, env_by_id=source.by_id, backend=source.backend
+        )
+    elif config.env_by_id and source.name != config.env:
+        raise ConfigError(
+            "env",
+            source.name,
+            f"is not what the run was trained in, {config.env}",
+            "Leave it out; with a larger total_steps it makes a new run.",
+        )
+    own, callbacks = OwnParts(network, optimizer), _callbacks(on_iteration)
     own.check_given_again(config)
     with contextlib.closing(make_collector([config], source, own)) as collector:
-        trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
+        trainer = Trainer(config, source, collector, 0, evaluation_episodes, callbacks, progress)
         if folder is None:
             out = out_of(path, config.env, config.algorithm_name)
             folder = create_run_folder(out, config.env, config.algorithm_name, f"seed{config.seed}", None)
@@ -190,23 +211,33 @@ def resume(
     return finished(run)
 
 
-def load(path: str | Path, *, network: CustomNetwork | None = None) -> Run:
-    """A run with its policy, to evaluate or to act; `network` again, where the run was started with one.
+def load(path: str | Path, *, which: str = "last", network: CustomNetwork | None = None) -> Run:
+    """A run with its policy, to evaluate or to act.
+
+    Args:
+        path: the run's folder.
+        which: "last" for the policy that the run ended with, "best" for that of the checkpoint with the highest mean
+            return of 100 episodes.
+        network: again, where the run was started with one.
 
     Raises:
         RunFolderError: there is no run.
-        CheckpointError: its files are damaged.
+        CheckpointError: its files are damaged, or it has no best checkpoint yet.
     """
     folder = open_run_folder(check_path("path", path))
     config = RunConfig.from_json(read_json(folder.config))
     configure_jax(config.threads)
-    policy = load_policy(folder.policy, network=network)
+    if check_choice("which", which, WHICH) == "best":
+        checkpoint = _checkpoint(folder, which)
+        policy = _policy_in(checkpoint, config, network)
+    else:
+        policy = load_policy(folder.policy, network=network)
     summary: dict[str, Any] = {}
     if folder.summary.exists():
         try:
             summary = read_json(folder.summary)
         except CheckpointError as error:
-            warnings.warn(f"The run is loaded without its summary: {error}", stacklevel=2)
+            warn(f"The run is loaded without its summary: {error}")
     return Run(folder.path, config, policy, summary)
 
 
@@ -274,5 +305,50 @@ def _spaces_of(checkpoint: Checkpoint) -> EnvSpec:
         ) from error
 
 
+def _checkpoint(folder: RunFolder, which: str) -> Checkpoint:
+    """A run's newest checkpoint that is whole, or its best.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    check_choice("which", which, WHICH)
+    _, newest = checkpoints.load_newest(folder.checkpoints, _warn_of_damage)
+    if which == "last":
+        return newest
+    best = newest.collector.get("best")
+    if not isinstance(best, list) or len(best) != 2 or type(best[0]) is not int:
+        raise CheckpointError("which", which, "is not known: no episode had ended", 'Take "last".')
+    return checkpoints.load_checkpoint(folder.checkpoints / f"{best[0]:06d}")
+
+
+def _policy_in(checkpoint: Checkpoint, config: RunConfig, network: CustomNetwork | None) -> Policy:
+    """The policy that a checkpoint holds beside what only training needs.
+
+    Raises:
+        ConfigError: it has a network of the user's own, which is not given.
+        CheckpointError: it does not fit the run's settings.
+    """
+    settings = config.algorithm
+    OwnParts(network).check_given_again(dataclasses.replace(config, own_parts=set(config.own_parts) & {"network"}))
+    template = policy_template(_spaces_of(checkpoint), settings, settings.normalize_observation, network)
+    arrays = {name: array for name, array in checkpoint.state.items() if name.partition(".")[0] in template}
+    return policy_of(config, **from_arrays(template, arrays), env_steps=checkpoint.env_steps)
+
+
+def _callbacks(on_iteration: Any) -> list[Observer]:
+    """The functions that are to be told of each iteration."""
+    given = [] if on_iteration is None else on_iteration
+    callbacks = list(given) if isinstance(given, list | tuple) else [given]
+    for callback in callbacks:
+        if not callable(callback):
+            raise ConfigError(
+                "on_iteration",
+                repr(callback),
+                "cannot be called",
+                "Give a function of an Iteration, or a list of them.",
+            )
+    return callbacks
+
+
 def _warn_of_damage(path: Path, error: CheckpointError) -> None:
-    warnings.warn(f"The checkpoint {path.name} is passed over, an older one is used: {error}", stacklevel=4)
+    warn(f"The checkpoint {path.name} is passed over, an older one is used: {error}")

@@ -14,9 +14,10 @@ from inchworm.errors import ConfigError
 
 
 def check_integer(field: str, value: Any, minimum: int, maximum: int | None = None) -> int:
-    """The value as `int`, or `ConfigError` if it is not a whole number in the range."""
+    """The value as `int`, which may be written as 1e6, or `ConfigError` if it is not a whole number in the range."""
     span = f"of at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
         raise ConfigError(field, repr(value), "is not a whole number", f"Give an integer {span}.")
     number = int(value)
     if number < minimum or (maximum is not None and number > maximum):

@@ -1,6 +1,7 @@
 """What a run is: its configuration as data, and the presets that fit an environment."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ class RunConfig:
     playground."""
     own_parts: tuple[str, ...] = ()
     """Which of `network` and `optimizer` are code of the user's own, which must be given again to resume."""
+    preset: str | None = None
+    """The preset that its settings started from; None if they were given whole."""
     algorithm: Settings
     total_steps: int
     """Budget in environment steps; the run stops at the first iteration that reaches it."""
@@ -229,7 +232,8 @@ PRESETS = {
     ),
 }
 
-_PRESET_OF_ENV = {"Pendulum-v1": "pendulum"}
+_PRESET_OF_ENV = {"Pendulum": "pendulum"}
+"""By ids without their versions."""
 _PRESET_OF_MODULE = {
     "ale_py": "atari",
     "envpool.atari": "atari",
@@ -238,8 +242,8 @@ _PRESET_OF_MODULE = {
 
 def preset_for(env: str, entry_point: str, action_space: spaces.Space, in_jax: bool = False) -> str:
     """The preset that fits: by the environment's id, then by its actions, then by the module it comes from."""
-    if env in _PRESET_OF_ENV:
-        return _PRESET_OF_ENV[env]
+    if (preset := _PRESET_OF_ENV.get(re.sub(r"-v\d+$", "", env))) is not None:
+        return preset
     if isinstance(action_space, spaces.Box):
         return "batched" if in_jax else "mujoco"
     for module, preset in _PRESET_OF_MODULE.items():

@@ -2,13 +2,12 @@
 
 import math
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,11 +16,14 @@ from inchworm.collect.collector import Collector, Outcome
 from inchworm.config import RunConfig
 from inchworm.errors import EnvironmentContractError, InvariantError, NonFiniteError, TrainingError, WorkerError
 from inchworm.types import Episodes
+from inchworm.warning import warn
 
 MAX_SKIPPED_IN_ROW = 10
 """Updates that may be dropped one after the other before training stops."""
 RETURNS = 100
 """How many of the last episodes make the score."""
+RECENT_SHARE, RECENT_EPISODES = 0.01, 10
+"""Episodes of the last hundredth of the budget tell how training goes now, or the last ten if that is more."""
 CALL_SECONDS = 1.0
 """How long a call of several iterations should take, after which signals are heard and files are written."""
 
@@ -38,10 +40,20 @@ class Iteration:
     seconds: float
     """Wall-clock time of training so far, resumed parts included."""
     metrics: dict[str, float]
-    """By their names in the glossary; a metric that has no value yet is absent."""
+    """By their names in the glossary; a metric that has no value yet is absent. What a callback adds is logged too."""
 
 
 Observer = Callable[[Iteration], Any]
+
+
+class Ended(NamedTuple):
+    """Episodes that ended in a thousandth of the budget."""
+
+    env_steps: int
+    """When the last of them had ended."""
+    episodes: int
+    total: float
+    """The sum of their returns."""
 
 
 @dataclass
@@ -54,11 +66,33 @@ class Progress:
     """Of the last episodes whose return is finite."""
     lengths: deque[float] = field(default_factory=lambda: deque(maxlen=RETURNS))
     episodes: int = 0
+    recent: deque[Ended] = field(default_factory=deque)
+    """Those of the last hundredth of the budget; a few entries, however many episodes and iterations that holds."""
 
     @property
     def mean_return(self) -> float | None:
-        """Mean return of the last episodes, None before the first has ended."""
+        """Mean return of the last 100 episodes, None before the first has ended."""
         return fmean(self.returns) if self.returns else None
+
+    @property
+    def recent_return(self) -> float | None:
+        """Mean return of the episodes of the last hundredth of the budget, or of the last ten if that is more."""
+        count = sum(ended.episodes for ended in self.recent)
+        if count >= RECENT_EPISODES:
+            return sum(ended.total for ended in self.recent) / count
+        return fmean(list(self.returns)[-RECENT_EPISODES:]) if self.returns else None
+
+    def take(self, returns: Sequence[float], lengths: Sequence[float], env_steps: int, total_steps: int) -> None:
+        """Takes in episodes that ended in an iteration, after so many steps of the budget."""
+        self.returns.extend(returns)
+        self.lengths.extend(lengths)
+        ended, width = Ended(env_steps, len(returns), sum(returns)), max(RECENT_SHARE * total_steps / 10, 1.0)
+        if self.recent and self.recent[-1].env_steps // width == env_steps // width:
+            last = self.recent.pop()
+            ended = Ended(env_steps, last.episodes + ended.episodes, last.total + ended.total)
+        self.recent.append(ended)
+        while self.recent[0].env_steps <= env_steps - RECENT_SHARE * total_steps:
+            self.recent.popleft()
 
 
 @dataclass
@@ -117,16 +151,14 @@ class LiveRun:
         config, progress = self.config, self.progress
         progress.iteration += 1
         progress.seconds += seconds
-        metrics |= _episode_metrics(progress, episodes)
-        metrics["time/steps_per_second"] = config.algorithm.steps_per_iteration / seconds
         env_steps = progress.iteration * config.algorithm.steps_per_iteration
+        metrics |= _episode_metrics(progress, episodes, env_steps, config.total_steps)
+        metrics["time/steps_per_second"] = config.algorithm.steps_per_iteration / seconds
+        skipped_in_row = metrics["guard/skipped_in_row"]
         report = Iteration(progress.iteration, env_steps, config.total_steps, progress.seconds, metrics)
-        try:
-            told_to_stop = _tell(self.observers, report)
-        except BaseException as interruption:
-            self.interruption, told_to_stop = interruption, True
+        told_to_stop, self.interruption = _tell(self.observers, report)
         self.reason = "callback" if told_to_stop else _stop_reason(config, progress, self.seconds_before)
-        if metrics["guard/skipped_in_row"] >= MAX_SKIPPED_IN_ROW:
+        if skipped_in_row >= MAX_SKIPPED_IN_ROW:
             self.reason = self.reason or "non_finite"
             self.failure = NonFiniteError(
                 f"{MAX_SKIPPED_IN_ROW} updates in a row met NaN or infinity in rewards, observations, gradients or "
@@ -193,8 +225,8 @@ def has_reached_return(config: RunConfig, returns: Sequence[float]) -> bool:
     return config.stop_return is not None and len(returns) >= RETURNS and fmean(returns) >= config.stop_return
 
 
-def _episode_metrics(progress: Progress, episodes: Episodes) -> dict[str, float]:
-    """Takes in the episodes that ended; means of those whose return is finite, and of the last 100 of them."""
+def _episode_metrics(progress: Progress, episodes: Episodes, env_steps: int, total_steps: int) -> dict[str, float]:
+    """Takes in the episodes that ended; means of those whose return is finite, of the last, and of the last 100."""
     # One reward that is NaN would make NaN of the means of the next hundred episodes.
     returns, lengths = episodes.episode_return[episodes.ended], episodes.episode_length[episodes.ended]
     progress.episodes += len(returns)
@@ -202,26 +234,32 @@ def _episode_metrics(progress: Progress, episodes: Episodes) -> dict[str, float]
     metrics = {"episode/count": float(progress.episodes)}
     if told:
         finite_returns, finite_lengths = zip(*told, strict=True)
-        progress.returns.extend(finite_returns)
-        progress.lengths.extend(finite_lengths)
+        progress.take(finite_returns, finite_lengths, env_steps, total_steps)
         metrics |= {"episode/return": fmean(finite_returns), "episode/length": fmean(finite_lengths)}
-    if (mean_return := progress.mean_return) is not None:
-        metrics["episode/return_100"] = mean_return
+    for name, mean in {"return_recent": progress.recent_return, "return_100": progress.mean_return}.items():
+        if mean is not None:
+            metrics[f"episode/{name}"] = mean
     return metrics
 
 
-def _tell(observers: list[Observer], report: Iteration) -> bool:
-    """Calls the observers; True if one returned True to stop. One that raises is dropped with a warning."""
-    stop = False
-    for observer in list(observers):
+def _tell(observers: Sequence[Observer], report: Iteration) -> tuple[bool, BaseException | None]:
+    """Calls the observers, all of them whatever one of them raises.
+
+    Returns:
+        Whether one returned True to stop, or raised what ends a program; and what it raised then. Any other error is
+        warned of, and the observer is called again after the next iteration.
+    """
+    stop, interruption = False, None
+    for observer in observers:
         try:
             answer = observer(report)
             stop |= isinstance(answer, bool | np.bool_) and bool(answer)
         except Exception as error:
-            observers.remove(observer)
             name = getattr(observer, "__qualname__", type(observer).__qualname__)
-            warnings.warn(f"{name} raised {type(error).__name__}: {error}. Training goes on without it.", stacklevel=2)
-    return stop
+            warn(f"{name} raised {type(error).__name__}: {error}. Training goes on.")
+        except BaseException as ending:
+            stop, interruption = True, interruption or ending
+    return stop, interruption
 
 
 def _broken_invariant(metrics: dict[str, float], find_moved: Callable[[], list[str]]) -> InvariantError | None:

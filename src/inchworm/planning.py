@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 
 from inchworm import spaces
-from inchworm.algorithms.settings import Settings
+from inchworm.algorithms.settings import Settings, minibatch_sizes
 from inchworm.build import OwnParts
 from inchworm.checks import check_choice, check_hashable, check_integer
 from inchworm.config import ALGORITHMS, PRESETS, RunConfig, preset_for
@@ -19,6 +18,7 @@ from inchworm.envs.source import EnvSource, env_reference, env_source
 from inchworm.errors import ConfigError
 from inchworm.models.observations import is_image
 from inchworm.spaces import EnvSpec
+from inchworm.warning import warn
 from inchworm.workers import check_outside, cores
 
 
@@ -49,7 +49,8 @@ def plan(
     configure_jax(threads, devices, runs)
     source = env_source(env, env_kwargs, backend)
     check_hashable("env", source.jax_env)
-    chosen = PRESETS[preset_name(source) if preset is None else check_choice("preset", preset, PRESETS)]
+    name = preset_name(source) if preset is None else check_choice("preset", preset, PRESETS)
+    chosen = PRESETS[name]
     named = None if isinstance(algorithm, Settings) else settings.keys()
     if isinstance(algorithm, Settings) and (settings or preset is not None):
         raise ConfigError(
@@ -62,11 +63,11 @@ def plan(
         algorithm = check_choice("algorithm", "ppo" if algorithm is None else algorithm, ALGORITHMS)
         if preset is not None and chosen.algorithms and algorithm not in chosen.algorithms:
             text = f"The preset {preset} has no settings for {algorithm}, which starts from its own defaults."
-            warnings.warn(text, stacklevel=3)
+            warn(text)
         defaults = chosen.settings(algorithm)
         if source.num_envs is not None:
             settings = {"num_envs": source.num_envs} | settings
-        algorithm = dataclasses.replace(defaults, **settings)
+        algorithm = with_settings(defaults, settings)
     _check_effect(algorithm, named, source.spec, own)
     if of_run.get("env_processes", 1) != 1:
         _check_divisible(source, of_run["env_processes"])
@@ -76,6 +77,7 @@ def plan(
         env_by_id=source.by_id,
         backend=source.backend,
         own_parts=own.names(),
+        preset=None if named is None else name,
         algorithm=algorithm,
         total_steps=chosen.total_steps if total_steps is None else total_steps,
         threads=threads,
@@ -83,6 +85,27 @@ def plan(
         **of_run,
     )
     return config, source
+
+
+def with_settings(preset: Settings, named: dict[str, Any]) -> Settings:
+    """A preset's settings with those that the user named in their place.
+
+    A minibatch size of the preset that does not fit what was named, as the horizon or a memory, gives way to the
+    nearest that does, and a warning says so.
+    """
+    try:
+        return dataclasses.replace(preset, **named)
+    except ConfigError as error:
+        if error.field != "minibatch_size" or "minibatch_size" in named:
+            raise
+        recurrent = named.get("recurrent", preset.recurrent) != "none"
+        num_envs, horizon = (named.get(name, getattr(preset, name)) for name in ("num_envs", "horizon"))
+        sizes = minibatch_sizes(num_envs * horizon, horizon if recurrent else 1)
+        if not sizes:
+            raise
+        nearest = min(sizes, key=lambda size: abs(size - error.value))
+        warn(f"minibatch_size is {nearest} in place of the preset's {error.value}, which {error.problem}.")
+        return dataclasses.replace(preset, **named, minibatch_size=nearest)
 
 
 def _check_effect(algorithm: Settings, named: Collection[str] | None, spec: EnvSpec, own: OwnParts) -> None:
@@ -102,7 +125,7 @@ def _check_effect(algorithm: Settings, named: Collection[str] | None, spec: EnvS
             problem = f"has no effect without {needs}"
             if refused:
                 raise ConfigError(name, str(value), problem, f"Leave it out, or take {needs}.")
-            warnings.warn(f"{name} = {value} {problem}.", stacklevel=4)
+            warn(f"{name} = {value} {problem}.")
 
 
 def _check_divisible(source: EnvSource, env_processes: Any) -> None:
@@ -137,7 +160,7 @@ def _warn_of_other_threads(threads: int, devices: int) -> None:
     found = os.environ.get("NPROC")
     if threads > 1 and found not in (None, str(threads), str(max(threads, 2 * devices))):
         text = f"threads = {threads} has no effect: NPROC = {found} is in the environment, and is what XLA goes by."
-        warnings.warn(text, stacklevel=4)
+        warn(text)
 
 
 def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:

@@ -1,24 +1,25 @@
 """A finished run: its policy, and what it came to."""
 
-import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inchworm import spaces
 from inchworm.checks import check_integer
-from inchworm.collect.evaluate import Evaluation, evaluate, evaluate_at_once
+from inchworm.collect.evaluate import Evaluation, evaluate, evaluate_at_once, never
 from inchworm.config import RunConfig
 from inchworm.envs.gymnasium import EnvFactory
 from inchworm.envs.source import EnvSource, env_source, is_object
 from inchworm.errors import ConfigError
 from inchworm.io.loggers import read_metrics
+from inchworm.io.report import as_html, scores
 from inchworm.io.run_folder import RunFolder
 from inchworm.models.policy import Policy
 from inchworm.spaces import EnvSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A finished or stopped run."""
 
@@ -27,8 +28,17 @@ class Run:
     policy: Policy
     summary: dict[str, Any]
     """What the run came to: steps, return of the last 100 episodes, evaluations, why it stopped, parameters' hash."""
-    source: EnvSource | None = dataclasses.field(default=None, repr=False)
+    source: EnvSource | None = None
     """Where its environments came from; None if the run was loaded."""
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {text}" for name, text in scores(self.summary).items())
+        return f"Run({str(self.folder)!r}, {self.config.env}, {self.config.algorithm_name}, {facts or 'not finished'})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: scores and curve."""
+        title = f"{self.config.env}, {self.config.algorithm_name}, seed {self.config.seed}"
+        return as_html(title, scores(self.summary) | {"folder": str(self.folder)}, RunFolder(self.folder).curve)
 
     def evaluate(
         self, *, episodes: int = 20, deterministic: bool = True, seed: int | None = None, env: Any = None
@@ -37,14 +47,25 @@ class Run:
 
         `env` is needed where the run was loaded and its environment is code of your own.
         """
+        return self.evaluate_until(never, episodes=episodes, deterministic=deterministic, seed=seed, env=env)
+
+    def evaluate_until(
+        self,
+        over: Callable[[int], bool],
+        *,
+        episodes: int = 20,
+        deterministic: bool = True,
+        seed: int | None = None,
+        env: Any = None,
+    ) -> Evaluation:
+        """As `evaluate`, of the episodes that end before `over` says so, which is told how many have."""
         check_integer("episodes", episodes, 1)
         seed = self.config.seed if seed is None else check_integer("seed", seed, 0, 2**32 - 1)
         source = self.environments(env)
+        how: dict[str, Any] = {"episodes": episodes, "deterministic": deterministic, "seed": seed, "over": over}
         if source.jax_env is not None:
-            return evaluate_at_once(
-                self.policy, source.jax_env, episodes=episodes, deterministic=deterministic, seed=seed
-            )
-        return evaluate(self.policy, factory_of(source), episodes=episodes, deterministic=deterministic, seed=seed)
+            return evaluate_at_once(self.policy, source.jax_env, **how)
+        return evaluate(self.policy, factory_of(source), **how)
 
     def environments(self, env: Any = None) -> EnvSource:
         """Where environments like the run's come from: what is given, or what it was trained in.

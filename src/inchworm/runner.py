@@ -3,8 +3,8 @@
 import contextlib
 import json
 import math
-import warnings
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,19 @@ from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormE
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.curve import plot_curves
-from inchworm.io.loggers import JsonLines, TensorBoard
+from inchworm.io.loggers import JsonLines, TensorBoard, keep_numbers
 from inchworm.io.policy_file import save_policy
-from inchworm.io.progress import ProgressLine
+from inchworm.io.progress import ProgressLine, say
 from inchworm.io.provenance import differing_numerics, provenance
 from inchworm.io.run_folder import RunFolder, create_run_folder, read_json, write_json
-from inchworm.loop import Iteration, LiveRun, Observer, Progress, train_loop
+from inchworm.loop import Ended, Iteration, LiveRun, Observer, Progress, train_loop
+from inchworm.models.actor_critic import Model
+from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
 from inchworm.run import Run
 from inchworm.signals import leave, told_to_stop
+from inchworm.warning import warn
 
 
 class Trainer:
@@ -43,13 +46,14 @@ class Trainer:
         collector: Collector,
         index: int,
         evaluation_episodes: int,
-        on_iteration: Observer | None,
+        callbacks: Sequence[Observer],
         show_progress: bool,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Takes the run of that index among the collector's."""
+        """Takes the run of that index among the collector's; `note` is told what goes on where no line is shown."""
         self.config, self.source, self.collector, self.index = config, source, collector, index
-        self.evaluation_episodes, self.on_iteration = evaluation_episodes, on_iteration
-        self.show_progress = show_progress
+        self.evaluation_episodes, self.callbacks = evaluation_episodes, callbacks
+        self.show_progress, self.note = show_progress, note
         self.progress = Progress()
         self.best: tuple[int, float] | None = None
         self.save_failure: CheckpointError | None = None
@@ -75,10 +79,10 @@ class Trainer:
             CheckpointError: its last checkpoint could not be written.
         """
         if run.failure is not None:
-            raise type(run.failure)(f"{run.failure} {what_is_left(self.folder.path)}") from run.failure
+            raise type(run.failure)(f"{run.failure} {what_is_left(self.folder.path, self.config)}") from run.failure
         assert run.reason is not None
         state = self.collector.state(self.index)
-        policy = Policy(state.model, state.obs_stats, self.config.algorithm, self.config.seed, self._policy_info())
+        policy = policy_of(self.config, state.model, state.obs_stats, self._env_steps)
         save_policy(self.folder.policy, policy)
         summary = self._summary(state, run.reason)
         write_json(self.folder.summary, summary)
@@ -86,27 +90,46 @@ class Trainer:
             raise self.save_failure
         return Run(self.folder.path, self.config, policy, summary, self.source)
 
-    def evaluate(self, run: Run) -> None:
+    def conclude(self, run: Run, interrupted: Callable[[], str | None]) -> None:
         """Adds returns in environments apart from training to the summary, and draws the curve.
 
         What keeps the policy from being evaluated is warned of: the run itself is good.
         """
         if self.evaluation_episodes and self.source.factory is None:
-            warnings.warn(
+            warn(
                 "The run was not evaluated, because a vector environment cannot play its episodes. Call "
-                "run.evaluate(env=...), or `inchworm evaluate --env module:factory`, with what makes one environment.",
-                stacklevel=5,
+                "run.evaluate(env=...), or `inchworm evaluate --env module:factory`, with what makes one environment."
             )
-        elif self.evaluation_episodes:
+        elif self.evaluation_episodes and interrupted() is None:
             try:
-                for kind, deterministic in (("deterministic", True), ("stochastic", False)):
-                    result = run.evaluate(episodes=self.evaluation_episodes, deterministic=deterministic)
-                    run.summary[f"evaluation_{kind}"] = result.summary()
-            except InchwormError as error:
-                warnings.warn(f"The run's evaluation was broken off: {error}", stacklevel=5)
+                self._evaluate(run, interrupted)
+            except Exception as error:
+                what = str(error) if isinstance(error, InchwormError) else f"{type(error).__name__}: {error}"
+                warn(f"The run's evaluation was broken off: {what}")
             write_json(self.folder.summary, run.summary)
         title = f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}"
         plot_curves([("", run.metrics())], self.folder.curve, title)
+
+    def _evaluate(self, run: Run, interrupted: Callable[[], str | None]) -> None:
+        """Both evaluations, each until a signal comes or half of the time that they may take is over."""
+        seconds = evaluation_seconds(self.config, self.progress.seconds) / 2
+        for kind, deterministic in (("deterministic", True), ("stochastic", False)):
+            until = time.monotonic() + seconds
+
+            def over(episodes: int, kind: str = kind, until: float = until) -> bool:
+                self.note(f"{kind} evaluation: {episodes} of {self.evaluation_episodes} episodes")
+                return interrupted() is not None or time.monotonic() >= until
+
+            result = run.evaluate_until(over, episodes=self.evaluation_episodes, deterministic=deterministic)
+            if result.returns:
+                run.summary[f"evaluation_{kind}"] = result.summary()
+            if interrupted() is not None:
+                return
+            if len(result.returns) < self.evaluation_episodes and not result.unfinished:
+                warn(
+                    f"The {kind} evaluation was ended after {seconds:,.0f} seconds, at {len(result.returns)} of "
+                    f"{self.evaluation_episodes} episodes; `inchworm evaluate {self.folder.path}` plays all of them."
+                )
 
     def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> None:
         """State, environments and progress of a checkpoint."""
@@ -117,11 +140,13 @@ class Trainer:
         )
         try:
             remembered = dict(checkpoint.collector["progress"])
+            recent = remembered.get("recent", [])
             self.progress.iteration = int(remembered["iteration"])
             self.progress.seconds = float(remembered["seconds"])
             self.progress.episodes = int(remembered["episodes"])
             self.progress.returns.extend(float(value) for value in remembered["returns"])
             self.progress.lengths.extend(float(value) for value in remembered["lengths"])
+            self.progress.recent.extend(Ended(int(at), int(episodes), float(total)) for at, episodes, total in recent)
             best = checkpoint.collector["best"]
             self.best = None if best is None or parent is not None else (int(best[0]), float(best[1]))
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -135,47 +160,47 @@ class Trainer:
         except CheckpointError as error:
             then = {}
             problems.append(f"what the run ran on before is not known ({str(error).rstrip('.')})")
-        if parent is not None:
+        before = checkpoint.meta.get("decided_by", {})
+        if before.get("total_steps", self.config.total_steps) != self.config.total_steps:
             problems.append("the budget is another, and schedules follow it")
+        if parent is not None and before.get("env", self.config.env) != self.config.env:
+            problems.append(f"the environment was {before['env']} and is {self.config.env}")
         for problem in problems:
-            warnings.warn(f"This resume is not exact: {problem}.", stacklevel=4)
+            warn(f"This resume is not exact: {problem}.")
         event = {"iteration": self.progress.iteration, "exact": not problems, "because": problems, **now}
         document = then if parent is None else now | {"parent": str(parent), "resumed": []}
         document["resumed"] = [*document.get("resumed", []), event]
         write_json(self.folder.provenance, document)
 
     def _observers(self, stack: contextlib.ExitStack) -> list[Observer]:
-        """What is told of each iteration: the metrics file, TensorBoard, the progress line, the user."""
+        """What is told of each iteration: the user, then the metrics file, TensorBoard and the progress line."""
         start = self.progress.iteration
         lines = JsonLines(self.folder.metrics, start)
-        board = TensorBoard(self.folder.tensorboard, start * self.config.algorithm.steps_per_iteration)
+        board = TensorBoard(self.folder.path, start * self.config.algorithm.steps_per_iteration, self.config.to_json())
         stack.callback(lines.close)
         stack.callback(board.close)
 
         def to_metrics_file(report: Iteration) -> None:
+            keep_numbers(report.metrics)
             head = {"iteration": report.iteration, "env_steps": report.env_steps, "seconds": round(report.seconds, 4)}
             lines.write(head | report.metrics)
 
         def to_tensorboard(report: Iteration) -> None:
             board.write(report.env_steps, report.metrics)
 
-        observers: list[Observer] = [to_metrics_file, to_tensorboard]
+        observers: list[Observer] = [*self.callbacks, to_metrics_file, to_tensorboard]
         if self.show_progress:
-            line = ProgressLine()
+            config = self.config
+            say(f"{headline(config)}, seed {config.seed}, on {device_name(config.devices)}\n{self.folder.path}")
+            line = ProgressLine(self.config.total_steps, self.config.max_seconds, self.progress.seconds)
+            stack.callback(line.close)
+            line.note("compiling")
+            self.note = line.note
 
             def to_progress_line(report: Iteration) -> None:
-                final = report.env_steps >= report.total_steps
-                line.update(
-                    report.env_steps,
-                    report.total_steps,
-                    report.seconds,
-                    report.metrics.get("episode/return_100"),
-                    final,
-                )
+                line.update(report.env_steps, report.seconds, report.metrics.get("episode/return_recent"))
 
             observers.append(to_progress_line)
-        if self.on_iteration is not None:
-            observers.append(self.on_iteration)
         return observers
 
     def _save(self, state: TrainState, progress: Progress) -> None:
@@ -191,6 +216,7 @@ class Trainer:
             "episodes": progress.episodes,
             "returns": list(progress.returns),
             "lengths": list(progress.lengths),
+            "recent": list(progress.recent),
         }
         try:
             checkpoints.save_checkpoint(
@@ -215,17 +241,11 @@ class Trainer:
             checkpoints.prune_checkpoints(self.folder.checkpoints, self.config.keep_checkpoints, kept)
         except CheckpointError as error:
             self.save_failure = error
-            warnings.warn(f"No checkpoint was written, training goes on: {error}", stacklevel=3)
+            warn(f"No checkpoint was written, training goes on: {error}")
 
-    def _policy_info(self) -> dict[str, Any]:
-        facts = provenance()
-        return {
-            "env": self.config.env,
-            "algorithm": self.config.algorithm_name,
-            "seed": self.config.seed,
-            "env_steps": self.progress.iteration * self.config.algorithm.steps_per_iteration,
-            "versions": facts["versions"],
-        }
+    @property
+    def _env_steps(self) -> int:
+        return self.progress.iteration * self.config.algorithm.steps_per_iteration
 
     def _summary(self, state: TrainState, reason: str) -> dict[str, Any]:
         return {
@@ -234,7 +254,7 @@ class Trainer:
             "seed": self.config.seed,
             "stopped_by": reason,
             "iterations": self.progress.iteration,
-            "env_steps": self.progress.iteration * self.config.algorithm.steps_per_iteration,
+            "env_steps": self._env_steps,
             "gradient_steps": self.progress.iteration * self.config.algorithm.gradient_steps_per_iteration,
             "skipped_updates": int(state.skipped),
             "episodes": self.progress.episodes,
@@ -252,7 +272,7 @@ def train_alone(
     out: Path,
     name: str | None,
     evaluation_episodes: int,
-    on_iteration: Observer | None,
+    callbacks: Sequence[Observer],
     progress: bool,
 ) -> Run:
     """A whole run in a folder of its own below `out`.
@@ -263,7 +283,7 @@ def train_alone(
         SystemExit: SIGTERM likewise.
     """
     with contextlib.closing(make_collector([config], source, own)) as collector:
-        trainer = Trainer(config, source, collector, 0, evaluation_episodes, on_iteration, progress)
+        trainer = Trainer(config, source, collector, 0, evaluation_episodes, callbacks, progress)
         folder = create_run_folder(out, config.env, config.algorithm_name, f"seed{config.seed}", name)
         (run,) = train_together([trainer], collector, [folder])
     return finished(run)
@@ -293,7 +313,7 @@ def train_together(
             try:
                 train_loop(lives, collector, interrupted)
             except (EnvironmentContractError, WorkerError) as error:
-                left = " ".join(what_is_left(folder.path) for folder in folders)
+                left = " ".join(what_is_left(trainer.folder.path, trainer.config) for trainer in trainers)
                 if isinstance(error, WorkerError):
                     raise WorkerError(f"{error} {left}") from error
                 raise error.with_fix(f"{error.fix} {left}") from error
@@ -302,22 +322,56 @@ def train_together(
                     results.append(trainer.finish(live))
                 except (TrainingError, CheckpointError) as error:
                     results.append(error)
-        for live in lives:
-            if live.interruption is not None:
-                raise live.interruption
-        runs = [result for result in results if isinstance(result, Run)]
-        if stopped := [run for run in runs if run.summary["stopped_by"].startswith("SIG")]:
-            _leave(stopped, [result for result in results if isinstance(result, InchwormError)])
-        for trainer, result in zip(trainers, results, strict=True):
-            if isinstance(result, Run):
-                trainer.evaluate(result)
+            # Before evaluation opens environments: of some there can be only one at a time.
+            collector.close()
+            for live in lives:
+                if live.interruption is not None:
+                    raise live.interruption
+            for trainer, result in zip(trainers, results, strict=True):
+                if isinstance(result, Run) and not result.summary["stopped_by"].startswith("SIG"):
+                    trainer.conclude(result, interrupted)
+    if reason := interrupted():
+        _leave(reason, results)
     return results
 
 
-def what_is_left(folder: Path) -> str:
+def evaluation_seconds(config: RunConfig, trained: float) -> float:
+    """How long the evaluations at the end may take: a tenth of the time of training, or a minute if that is more.
+
+    Where `max_seconds` bounds training, it is a tenth of that.
+    """
+    return config.max_seconds / 10 if config.max_seconds is not None else max(trained / 10, 60.0)
+
+
+def headline(config: RunConfig) -> str:
+    """What is about to be trained: the first words of a run."""
+    settings = "settings of your own" if config.preset is None else f"preset {config.preset}"
+    return f"{type(config.algorithm).__name__} on {config.env}, {settings}, {config.total_steps:,} steps"
+
+
+def device_name(count: int = 1) -> str:
+    """What JAX computes on."""
+    device = jax.devices()[0]
+    name = "CPU" if device.platform == "cpu" else device.device_kind
+    return name if count == 1 else f"{count} x {name}"
+
+
+def policy_of(config: RunConfig, model: Model, obs_stats: ObsStats, env_steps: int) -> Policy:
+    """A run's policy after so many steps."""
+    info = {
+        "env": config.env,
+        "algorithm": config.algorithm_name,
+        "seed": config.seed,
+        "env_steps": env_steps,
+        "versions": provenance()["versions"],
+    }
+    return Policy(model, obs_stats, config.algorithm, config.seed, info)
+
+
+def what_is_left(folder: Path, config: RunConfig) -> str:
     """A sentence on how a run that failed can go on."""
     if checkpoints.list_checkpoints(RunFolder(folder).checkpoints):
-        return f"`inchworm resume {folder}` goes on from its last checkpoint."
+        return f"`{call_to_resume(folder, config)}` goes on from its last checkpoint."
     return f"The run in {folder} left no checkpoint."
 
 
@@ -336,20 +390,25 @@ def decisive(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _leave(runs: Sequence[Run], failures: Sequence[InchwormError]) -> None:
+def _leave(reason: str, results: Sequence[Run | InchwormError]) -> None:
     """Ends the program as the signal asked, now that everything is saved."""
-    for failure in failures:
-        print(f"One run had failed before: {failure}")
-    reason = runs[0].summary["stopped_by"]
-    print(f"Stopped by {reason}; everything is saved. Continue with:")
-    for run in runs:
-        print(f"  {_call_to_resume(run)}")
+    for failure in results:
+        if isinstance(failure, InchwormError):
+            print(f"One run had failed before: {failure}")
+    print(f"Stopped by {reason}; everything is saved.")
+    for run in results:
+        if isinstance(run, Run):
+            steps, total = run.summary["env_steps"], run.config.total_steps
+            call = f"inchworm evaluate {run.folder}"
+            if run.summary["stopped_by"] == reason:
+                call = call_to_resume(run.folder, run.config)
+            print(f"After {steps:,} of {total:,} steps. Continue with:\n  {call}")
     leave(reason)
 
 
-def _call_to_resume(run: Run) -> str:
-    folder, config = run.folder, run.config
+def call_to_resume(folder: Path, config: RunConfig) -> str:
+    """The command that goes on with a run, or the call where code of the user's own has to be given again."""
     again = ["env"] * (not config.env_by_id) + list(config.own_parts)
     if again:
-        return f"iw.resume({str(folder)!r}, {', '.join(f'{part}=...' for part in again)}) in Python"
+        return f"iw.resume({str(folder)!r}, {', '.join(f'{part}=...' for part in again)})"
     return f"inchworm resume {folder}" + (f" --env {config.env}" if ":" in config.env else "")

@@ -25,7 +25,7 @@ def train(call: dict[str, Any], report: Callable[[float, float | None], None]) -
         nonlocal reported
         if time.monotonic() - reported >= REPORT_SECONDS or iteration.env_steps >= iteration.total_steps:
             reported = time.monotonic()
-            report(iteration.env_steps, iteration.metrics.get("episode/return_100"))
+            report(iteration.env_steps, iteration.metrics.get("episode/return_recent"))
 
     config = RunConfig.from_json(call["config"])
     configure_jax(config.threads)
@@ -36,7 +36,7 @@ def train(call: dict[str, Any], report: Callable[[float, float | None], None]) -
         out=Path(call["out"]),
         name=call["name"],
         evaluation_episodes=call["evaluation_episodes"],
-        on_iteration=tell,
+        callbacks=[tell],
         progress=False,
     )
     return str(run.folder)

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,23 +16,22 @@ from inchworm.api import load
 from inchworm.build import OwnParts, make_collector
 from inchworm.checks import check_integer, check_path
 from inchworm.config import RunConfig
-from inchworm.envs.source import env_reference
+from inchworm.envs.source import EnvSource, env_reference
 from inchworm.errors import ConfigError, InchwormError, WorkerError
 from inchworm.io.curve import plot_group
-from inchworm.io.progress import GroupProgress
+from inchworm.io.progress import GroupProgress, say
+from inchworm.io.report import as_html, final_return, group_scores
 from inchworm.io.run_folder import RunFolder, check_name, check_new, create_run_folder, free_stamp, write_json
 from inchworm.loop import Iteration, Observer
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import plan
 from inchworm.run import Run
-from inchworm.runner import Trainer, train_together, what_is_left
+from inchworm.runner import Trainer, device_name, headline, train_together, what_is_left
+from inchworm.warning import warn
 from inchworm.workers import check_outside, reference, run_workers
 
-Watch = Callable[[int, float, float | None], None]
-"""Is told how far a run is: its index, its steps, and its mean return, None before there is one."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunGroup:
     """Runs that differ by their seeds."""
 
@@ -42,6 +39,18 @@ class RunGroup:
     runs: list[Run]
     summary: dict[str, Any]
     """What they came to together: means and deviations over seeds."""
+
+    def __repr__(self) -> str:
+        return f"RunGroup({str(self.folder)!r}, {', '.join(f'{name} {text}' for name, text in self._scores().items())})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: scores and curves."""
+        title = f"{self.summary['env']}, {self.summary['algorithm']}, {len(self)} seeds"
+        return as_html(title, self._scores() | {"folder": str(self.folder)}, RunFolder(self.folder).curve)
+
+    def _scores(self) -> dict[str, str]:
+        each = {f"seed {run.config.seed}": final_return(run.summary) for run in self}
+        return each | group_scores(self.summary)
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs)
@@ -119,42 +128,44 @@ def train_seeds(
         keep_checkpoints=keep_checkpoints,
     )
     configs = [dataclasses.replace(config, seed=seed) for seed in seeds]
-    watch = _watcher(GroupProgress(len(seeds), config.total_steps) if progress else None)
-
     # What can fail for a wrong setting comes before anything is written.
     of_env = (out, config.env, config.algorithm_name)
     endings = ["seeds", *(f"seed{seed}" for seed in seeds)]
     stem = free_stamp(*of_env, endings) if name is None else name
     group_name, *names = [f"{stem}-{ending}" for ending in endings]
     check_new(*of_env, [group_name, *names])
-    if source.jax_env is not None:
-        with contextlib.closing(make_collector(configs, source, own)) as collector:
-            group, *folders = (create_run_folder(*of_env, "", one) for one in (group_name, *names))
+    with contextlib.ExitStack() as stack:
+        collector, calls = None, []
+        if source.jax_env is not None:
+            collector = stack.enter_context(contextlib.closing(make_collector(configs, source, own)))
+        else:
+            whole = {"evaluation_episodes": evaluation_episodes, "backend": backend, "out": str(out)}
+            calls = [whole | call for call in _calls(env, source, own, configs, names)]
+        group = create_run_folder(*of_env, "", group_name)
+        if progress:
+            numbers = ", ".join(map(str, seeds))
+            say(f"{headline(config)}, seeds {numbers}, on {device_name()}\n{group.path}")
+        line = GroupProgress(len(seeds), config.total_steps, max_seconds, progress)
+        stack.callback(line.close)
+        line.note("compiling")
+        if collector is not None:
+            folders = [create_run_folder(*of_env, "", one) for one in names]
             trainers = [
-                Trainer(one, source, collector, index, evaluation_episodes, _observer(watch, index), False)
+                Trainer(one, source, collector, index, evaluation_episodes, [_observer(line, index)], False, line.note)
                 for index, one in enumerate(configs)
             ]
             results = train_together(trainers, collector, folders)
-    else:
-        _check_sendable(env, own)
-        if source.vector is not None:
-            source.vector().close()  # each process makes one of its own
-        whole = {"env": env_reference(env), "network": reference("network", network)}
-        whole |= {"backend": backend, "out": str(out)}
-        whole["evaluation_episodes"] = evaluation_episodes
-        group = create_run_folder(*of_env, "", group_name)
-        calls = [whole | {"config": one.to_json(), "name": name} for one, name in zip(configs, names, strict=True)]
-        answers = run_workers("inchworm.seed_process", calls, watch)
-        results = [
-            _named(answer, group.path.with_name(call["name"]))
-            if isinstance(answer, InchwormError)
-            else dataclasses.replace(load(answer, network=network), source=source)
-            for answer, call in zip(answers, calls, strict=True)
-        ]
+        else:
+            results = [
+                _named(answer, group.path.with_name(call["name"]), config)
+                if isinstance(answer, InchwormError)
+                else dataclasses.replace(load(answer, network=network), source=source)
+                for answer, call in zip(run_workers("inchworm.seed_process", calls, line.tell), calls, strict=True)
+            ]
     runs = [result for result in results if isinstance(result, Run)]
     failures = [result for result in results if isinstance(result, InchwormError)]
     for failure in failures[1:]:
-        warnings.warn(f"Another run failed too: {failure}", stacklevel=2)
+        warn(f"Another run failed too: {failure}")
     if not runs:
         group.path.rmdir()
         raise failures[0]
@@ -164,23 +175,21 @@ def train_seeds(
     return together
 
 
-def _observer(watch: Watch, index: int) -> Observer:
+def _observer(line: GroupProgress, index: int) -> Observer:
     def tell(report: Iteration) -> None:
-        watch(index, report.env_steps, report.metrics.get("episode/return_100"))
+        line.tell(index, report.env_steps, report.metrics.get("episode/return_recent"))
 
     return tell
 
 
-def _watcher(line: GroupProgress | None) -> Watch:
-    def watch(index: int, steps: float, score: float | None) -> None:
-        if line is not None:
-            line.tell(index, steps, math.nan if score is None else score)
+def _calls(
+    env: Any, source: EnvSource, own: OwnParts, configs: Sequence[RunConfig], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What processes are told that train a seed each.
 
-    return watch
-
-
-def _check_sendable(env: Any, own: OwnParts) -> None:
-    """Raises `ConfigError` for what processes cannot be told of."""
+    Raises:
+        ConfigError: something cannot be told.
+    """
     check_outside("seeds")
     if isinstance(env, VectorEnv):
         raise ConfigError(
@@ -196,11 +205,15 @@ def _check_sendable(env: Any, own: OwnParts) -> None:
             "cannot be sent to the processes that train the seeds",
             "Train seed by seed, or in a JAX environment, whose seeds are trained in this process.",
         )
+    if source.vector is not None:
+        source.vector().close()  # each process makes one of its own
+    whole = {"env": env_reference(env), "network": reference("network", own.network)}
+    return [whole | {"config": one.to_json(), "name": name} for one, name in zip(configs, names, strict=True)]
 
 
-def _named(error: InchwormError, folder: Path) -> InchwormError:
+def _named(error: InchwormError, folder: Path, config: RunConfig) -> InchwormError:
     """An error with what becomes of the run, where a process died."""
-    return WorkerError(f"{error} {what_is_left(folder)}") if type(error) is WorkerError else error
+    return WorkerError(f"{error} {what_is_left(folder, config)}") if type(error) is WorkerError else error
 
 
 def _conclude(group: RunFolder, config: RunConfig, runs: list[Run]) -> RunGroup:

@@ -1,6 +1,7 @@
 """The settings that every algorithm shares."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType
@@ -129,6 +130,13 @@ def _check_each(check: Callable[..., Any], settings: Any, limits: dict[str, dict
             object.__setattr__(settings, name, check(name, value, **bounds))
 
 
+def minibatch_sizes(batch_size: int, row: int) -> list[int]:
+    """The sizes of minibatches that cover a batch exactly once, in whole rows, smallest first."""
+    rows = batch_size // row
+    small = [count for count in range(1, math.isqrt(rows) + 1) if rows % count == 0]
+    return [count * row for count in sorted({*small, *(rows // count for count in small)}) if count * row > 1]
+
+
 def check_minibatch_size(minibatch_size: int, settings: Settings) -> None:
     """Raises `ConfigError` unless minibatches of this size cover the batch exactly once.
 
@@ -138,7 +146,7 @@ def check_minibatch_size(minibatch_size: int, settings: Settings) -> None:
     row = settings.steps_per_row
     if batch_size % minibatch_size == 0 and minibatch_size % row == 0:
         return
-    sizes = [size for size in range(max(row, 2), batch_size + 1) if batch_size % size == 0 and size % row == 0]
+    sizes = minibatch_sizes(batch_size, row)
     nearest = sorted(sorted(sizes, key=lambda size: abs(size - minibatch_size))[:3])
     problem = f"does not divide num_envs * horizon = {batch_size}, and no transition may be dropped"
     if batch_size % minibatch_size == 0:

@@ -17,7 +17,7 @@ from inchworm.checks import check_choice, read_integer
 from inchworm.config import ALGORITHMS, PRESETS
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError
-from inchworm.io.progress import describe, format_seconds
+from inchworm.io.report import describe, final_return, group_scores, scores
 from inchworm.planning import configure_jax, preset_name
 from inchworm.rl.schedules import Scalar, Schedule
 from inchworm.run import Run
@@ -106,24 +106,7 @@ def main(arguments: list[str]) -> int:
 
 def report(run: Run, video: bool) -> None:
     """Prints what a run came to and where everything is."""
-    summary = run.summary
-    shown = {
-        "stopped by": summary["stopped_by"],
-        "steps": f"{summary['env_steps']:,} in {format_seconds(summary['seconds'])}, "
-        f"{summary['env_steps'] / max(summary['seconds'], 1e-9):,.0f} steps/s",
-        "return": "no episode has ended"
-        if summary["return_100"] is None
-        else f"{summary['return_100']:,.1f} over the last {min(summary['episodes'], 100)} "
-        f"of {summary['episodes']:,} episodes",
-    }
-    if summary["skipped_updates"]:
-        shown["skipped"] = f"{summary['skipped_updates']} updates met NaN or infinity and were dropped"
-    for kind in ("deterministic", "stochastic"):
-        if evaluation := summary.get(f"evaluation_{kind}"):
-            shown[kind] = (
-                f"{evaluation['mean']:,.1f} ± {evaluation['std']:,.1f} over {len(evaluation['returns'])} episodes"
-                + (f", {evaluation['unfinished']} cut" if evaluation["unfinished"] else "")
-            )
+    shown = {"stopped by": run.summary["stopped_by"]} | scores(run.summary)
     shown |= {"run": run.folder, "curve": run.folder / "curve.png"}
     print(describe(shown))
     if video and run.source is not None and run.source.draws:
@@ -134,20 +117,9 @@ def report(run: Run, video: bool) -> None:
 
 def report_group(group: RunGroup) -> None:
     """Prints what several seeds came to."""
-    shown = {
-        f"seed {run.config.seed}": f"{_score(run.summary['return_100'])} over the last 100 episodes, {run.folder}"
-        for run in group
-    }
-    for kind in ("return_100", "evaluation_deterministic", "evaluation_stochastic"):
-        if score := group.summary.get(kind):
-            spread = "" if score["std_over_seeds"] is None else f" ± {score['std_over_seeds']:,.1f} over seeds"
-            shown[kind.removeprefix("evaluation_").replace("_100", "")] = f"{score['mean']:,.1f}{spread}"
-    shown["curve"] = str(group.folder / "curve.png")
+    shown = {f"seed {run.config.seed}": f"{final_return(run.summary)}, {run.folder}" for run in group}
+    shown |= group_scores(group.summary) | {"curve": str(group.folder / "curve.png")}
     print(describe(shown))
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
 
 
 def _parse(arguments: list[str]) -> Options:

@@ -67,7 +67,7 @@ class Collector(Protocol):
         ...
 
     def close(self) -> None:
-        """Closes the environments."""
+        """Closes the environments, once; learners stay."""
         ...
 
 
@@ -108,6 +108,7 @@ class TurnCollector:
         """Takes over environments; with a `continuation` returns that the horizon cuts are continued to their end."""
         self._rollouts, self._state, self._updated = rollouts, state, state
         self._iterate, self._continuation = iterate, continuation
+        self._closed = False
 
     def advance(self, counts: Sequence[int]) -> list[list[Outcome]]:
         state = self._updated = self._state
@@ -157,7 +158,9 @@ class TurnCollector:
         return problems
 
     def close(self) -> None:
-        self._rollouts.close()
+        if not self._closed:
+            self._closed = True
+            self._rollouts.close()
 
 
 @jax.jit

@@ -53,6 +53,11 @@ class Evaluation:
         return asdict(self) | {"mean": self.mean, "std": self.std}
 
 
+def never(episodes: int) -> bool:
+    """Lets an evaluation go on to its end."""
+    return False
+
+
 def evaluate(
     policy: Policy,
     factory: Callable[[], gymnasium.Env],
@@ -61,6 +66,7 @@ def evaluate(
     deterministic: bool = True,
     seed: int = 0,
     max_episode_steps: int = 100_000,
+    over: Callable[[int], bool] = never,
 ) -> Evaluation:
     """Runs whole episodes, each in a freshly seeded reset.
 
@@ -71,6 +77,7 @@ def evaluate(
         deterministic: act by the distributions' modes.
         seed: of the environment and of sampled actions; training environments of the same seed differ from it.
         max_episode_steps: where an endless episode is cut, and counted as unfinished; it is the last one.
+        over: told after each step how many episodes had ended before; True drops this one and ends the evaluation.
     """
     env = factory()
     returns, lengths, unfinished = [], [], 0
@@ -80,7 +87,11 @@ def evaluate(
             start = env.reset(seed=episode_seed)
             # Noise of its own, so that an episode does not depend on what the policy has done before.
             episode_rewards = play(replace(policy, seed=episode_seed), env, start, deterministic)
-            rewards = list(islice(episode_rewards, max_episode_steps))
+            rewards = []
+            for reward in islice(episode_rewards, max_episode_steps):
+                rewards.append(reward)
+                if over(len(returns)):
+                    return Evaluation(returns, lengths, deterministic, unfinished)
             returns.append(sum(rewards))
             lengths.append(len(rewards))
             if len(rewards) == max_episode_steps and next(episode_rewards, None) is not None:
@@ -100,6 +111,7 @@ def evaluate_at_once(
     deterministic: bool = True,
     seed: int = 0,
     max_episode_steps: int = 100_000,
+    over: Callable[[int], bool] = never,
 ) -> Evaluation:
     """Runs whole episodes of a JAX environment side by side, in compiled calls; for the rest as `evaluate`."""
     start, advance = _programs(env, policy.settings.squash, deterministic, episodes)
@@ -115,6 +127,9 @@ def evaluate_at_once(
             returns[episode], lengths[episode] = episode_return[first, episode], episode_length[first, episode]
             running[episode] = False
         steps += CALL_STEPS
+        if over(episodes - int(running.sum())):
+            ended = ~running
+            return Evaluation(returns[ended].tolist(), lengths[ended].astype(int).tolist(), deterministic, 0)
     returns[running], lengths[running] = np.asarray(now.episode_return)[running], steps
     return Evaluation(returns.tolist(), lengths.astype(int).tolist(), deterministic, int(running.sum()))
 

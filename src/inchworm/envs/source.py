@@ -169,7 +169,7 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
         )
     if not callable(env):
         raise ConfigError("env", repr(env), "is no environment", "Give an id, a class or a function that makes one.")
-    name = getattr(env, "__qualname__", type(env).__qualname__).replace("<", "").replace(">", "")
+    name = getattr(env, "__qualname__", type(env).__qualname__).replace("<locals>.", "").replace("<lambda>", "lambda")
     kwargs, _ = _stored_kwargs(kwargs)
     return _from_factory(name, env, kwargs)
 

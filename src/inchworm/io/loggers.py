@@ -3,13 +3,16 @@
 import json
 import math
 import time
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TextIO
 
 from inchworm.io.files import finite_or_null
+from inchworm.warning import warn
 
 TENSORBOARD_SECONDS = 0.5
-"""TensorBoard gets a point at most this often; the JSON lines have every iteration."""
+"""TensorBoard gets a point at most this often, the mean since the last; the JSON lines have every iteration."""
 
 
 class JsonLines:
@@ -52,23 +55,64 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-class TensorBoard:
-    """Scalars over environment steps, in TensorBoard's format."""
+def keep_numbers(metrics: dict[str, Any]) -> None:
+    """Makes floats of what a callback has added; what is no number, or has no name, is taken out and warned of."""
+    for name, value in list(metrics.items()):
+        if type(value) is float:
+            continue
+        try:
+            if not isinstance(name, str):
+                raise TypeError
+            metrics[name] = float(value)
+        except (TypeError, ValueError):
+            del metrics[name]
+            warn(f"The metric {name!r} is not logged, because it is no number: {value!r:.100}.")
 
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
+
+class TensorBoard:
+    """Scalars over environment steps, in TensorBoard's format; points lie apart, and each is the mean since the last.
+
+    What is under `guard/` appears when there is something to tell.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None, settings: dict[str, Any]) -> None:
+        """Begins a file in a folder, which TensorBoard names the run by; points from `purge_step` on are dropped."""
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+        self._writer.add_text("settings", _as_table(settings), 0)
         self._last = -math.inf
+        self._since: dict[str, list[float]] = defaultdict(list)
+        self._told: set[str] = set()
+        self._env_steps = 0
 
     def write(self, env_steps: int, metrics: dict[str, float]) -> None:
-        """Adds a point for each finite metric, unless the last one is too recent."""
-        if time.monotonic() - self._last < TENSORBOARD_SECONDS:
-            return
-        self._last = time.monotonic()
+        """Takes in a row; numbers that are not finite have no place in a mean."""
+        self._env_steps = env_steps
         for name, value in metrics.items():
             if math.isfinite(value):
-                self._writer.add_scalar(name, value, env_steps)
+                self._since[name].append(value)
+        if time.monotonic() - self._last >= TENSORBOARD_SECONDS:
+            self._add_point()
 
     def close(self) -> None:
+        self._add_point()
         self._writer.close()
+
+    def _add_point(self) -> None:
+        self._last = time.monotonic()
+        for name, values in self._since.items():
+            mean = fmean(values)
+            if mean or not name.startswith("guard/") or name in self._told:
+                self._told.add(name)
+                self._writer.add_scalar(name, mean, self._env_steps)
+        self._since.clear()
+
+
+def _as_table(settings: dict[str, Any]) -> str:
+    """Names and values as a table in Markdown; names of inner settings after that of the outer."""
+    rows = ["| setting | value |", "| --- | --- |"]
+    for name, value in settings.items():
+        inner = value if isinstance(value, dict) and value else {"": value}
+        rows += [f"| {'.'.join(filter(None, (name, key)))} | {json.dumps(part)} |" for key, part in inner.items()]
+    return "\n".join(rows)

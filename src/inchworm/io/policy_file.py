@@ -92,7 +92,8 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
         settings = ModelSettings(**document["model"])
         if document["custom_network"] and network is None:
             raise ValueError("it has a network of your own, which is code and not stored: give it again, network=...")
-        tree = from_arrays(_template(document, settings, network), arrays)
+        spec, normalized = spaces.spec_from_json(document), bool(document["normalized"])
+        tree = from_arrays(policy_template(spec, settings, normalized, network), arrays)
         info, seed = document["info"], check_integer("seed", document["seed"], 0, 2**32 - 1)
     except (*FAILURES, LookupError, AttributeError, ConfigError) as error:
         raise CheckpointError(
@@ -104,15 +105,11 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
     return Policy(tree["model"], tree["obs_stats"], settings, seed, info)
 
 
-def _template(document: dict[str, Any], settings: ModelSettings, network: CustomNetwork | None) -> Any:
-    """Shapes and dtypes of the tensors that the description calls for."""
-    spec = spaces.spec_from_json(document)
+def policy_template(spec: EnvSpec, settings: ModelSettings, normalized: bool, network: CustomNetwork | None) -> Any:
+    """Shapes and dtypes of a policy's parameters, `model`, and statistics, `obs_stats`."""
 
     def build(key: jax.Array) -> Any:
         model = make_model(key, spec, settings, network)
-        return {
-            "model": model,
-            "obs_stats": observations.empty_stats(spec.observation_space, bool(document["normalized"])),
-        }
+        return {"model": model, "obs_stats": observations.empty_stats(spec.observation_space, normalized)}
 
     return jax.eval_shape(build, jax.random.key(0))

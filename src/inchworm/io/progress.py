@@ -1,68 +1,213 @@
-"""A line that tells how training goes: steps, rate, time left, return."""
+"""A line that tells how training goes: return, time left, rate, steps."""
 
+import contextlib
 import math
 import sys
 import time
-from typing import Any, TextIO
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, TextIO
+
+from inchworm.io.report import format_return, format_seconds
+
+LIVE_SECONDS = 0.2
+"""A line that is rewritten changes at most this often,"""
+PRINTED_SECONDS = 10.0
+"""and where lines stay, one is printed at most this often."""
+RATE_SECONDS = 15.0
+"""The rate is that of about the last so many seconds: the first call compiles, which says nothing about the rest."""
+
+
+class Display(Protocol):
+    """Where a line is shown that changes."""
+
+    interval: float
+    """Seconds from one change to the next."""
+
+    def show(self, text: str) -> None: ...
+
+    def close(self, text: str) -> None:
+        """Ends the line, whose last text this was, so that what is printed next stands on a line of its own."""
+        ...
+
+
+class Terminal:
+    """One line of a terminal: cut to its width, below all that is printed meanwhile, and gone at the end."""
+
+    interval = LIVE_SECONDS
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(file=stream)
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live.start()
+        console.show_cursor(True)  # which would be missing after a SIGKILL
+
+    def show(self, text: str) -> None:
+        from rich.text import Text
+
+        self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def close(self, text: str) -> None:
+        self._live.stop()
+
+
+class Notebook:
+    """One output of a notebook's cell, which is rewritten."""
+
+    interval = LIVE_SECONDS
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._display, self._handle = display, None
+
+    def show(self, text: str) -> None:
+        data = {"text/plain": text}
+        if self._handle is None:
+            self._handle = self._display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+    def close(self, text: str) -> None:
+        self.show(text)
+
+
+class Lines:
+    """Lines one after the other, in a file or a pipe."""
+
+    interval = PRINTED_SECONDS
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._shown = stream, ""
+
+    def show(self, text: str) -> None:
+        self._shown = text
+        print(text, file=self._stream, flush=True)
+
+    def close(self, text: str) -> None:
+        if text != self._shown:
+            self.show(text)
+
+
+def display_of(stream: TextIO) -> Display:
+    """What suits the place that this program's messages go to."""
+    if (display := _notebook_display()) is not None:
+        return Notebook(display)
+    return Terminal(stream) if stream.isatty() else Lines(stream)
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """What shows things below a notebook's cell; None outside of notebooks."""
+    if (ipython := sys.modules.get("IPython")) is None or getattr(ipython.get_ipython(), "kernel", None) is None:
+        return None
+    from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+    return display
+
+
+def say(text: str) -> None:
+    """Prints a message that is no result: to standard error, but in a notebook, which shows that in red."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr if _notebook_display() is None else sys.stdout, flush=True)
 
 
 class ProgressLine:
-    """Rewrites one line on a terminal; elsewhere prints a line now and then."""
+    """One line that tells how training goes; one that cannot be written is given up."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._interval = 0.2 if self._live else 10.0
-        self._last = time.monotonic() - self._interval
-        self._width = 0
+    def __init__(
+        self,
+        total_steps: int,
+        max_seconds: float | None = None,
+        seconds: float = 0.0,
+        stream: TextIO | None = None,
+    ) -> None:
+        """Begins to show a run of a budget, and perhaps a limit in time, that has been trained for so many seconds."""
+        self._total_steps = total_steps
+        self._end = math.inf if max_seconds is None else seconds + max_seconds
+        self._recent: deque[tuple[float, int]] = deque()
+        self._latest: tuple[int, float, float | None] | None = None
+        self._text, self._last, self._noting = "", -math.inf, False
+        self._display: Display | None = None
+        with contextlib.suppress(OSError, ValueError):
+            self._display = display_of(stream or sys.stderr)
 
-    def update(self, env_steps: int, total_steps: int, seconds: float, mean_return: float | None, final: bool) -> None:
-        """Shows the state of training, unless the last update is too recent."""
-        now = time.monotonic()
-        if not final and now - self._last < self._interval:
-            return
-        self._last = now
-        rate = env_steps / max(seconds, 1e-9)
-        left = max(total_steps - env_steps, 0) / max(rate, 1e-9)
-        shown_return = "return -" if mean_return is None else f"return {mean_return:,.1f}"
-        text = (
-            f"{env_steps:>9,} / {total_steps:,} steps  {100 * min(env_steps / total_steps, 1):3.0f} %  "
-            f"{rate:,.0f} steps/s  {format_seconds(left)} left  {shown_return}"
-        )
-        if self._live:
-            self._stream.write("\r" + text.ljust(self._width) + ("\n" if final else ""))
-            self._width = len(text)
-        else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+    def note(self, text: str) -> None:
+        """Shows what goes on instead of training; one after the other, as often as states of training."""
+        if not self._noting or self._is_due():
+            self._show(text)
+        self._noting = True
+
+    def update(self, env_steps: int, seconds: float, mean_return: float | None) -> None:
+        """Shows the state of training, unless the last change is too recent.
+
+        Args:
+            env_steps: done so far.
+            seconds: of training so far.
+            mean_return: of the last episodes; None before the first has ended.
+        """
+        recent = self._recent
+        recent.append((seconds, env_steps))
+        while len(recent) > 2 and recent[1][0] <= seconds - RATE_SECONDS:
+            recent.popleft()
+        self._noting, self._latest = False, (env_steps, seconds, mean_return)
+        if env_steps >= self._total_steps or self._is_due():
+            self._show(self._describe(*self._latest))
+
+    def close(self) -> None:
+        """Ends the line, which tells of the last update before."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._display is not None:
+                self._display.close(self._text if self._latest is None else self._describe(*self._latest))
+        self._display = None
+
+    def _is_due(self) -> bool:
+        return self._display is not None and time.monotonic() - self._last >= self._display.interval
+
+    def _show(self, text: str) -> None:
+        self._text, self._last = text, time.monotonic()
+        try:
+            if self._display is not None:
+                self._display.show(text)
+        except (OSError, ValueError):  # a full disk, a closed pipe, a closed file
+            self._display = None
+
+    def _describe(self, env_steps: int, seconds: float, mean_return: float | None) -> str:
+        total = self._total_steps
+        (first_seconds, first_steps), (last_seconds, last_steps) = self._recent[0], self._recent[-1]
+        parts = [
+            f"{100 * min(env_steps / total, 1):3.0f} %",
+            f"return {'-' if mean_return is None else format_return(mean_return)}",
+        ]
+        if last_seconds > first_seconds:
+            rate = (last_steps - first_steps) / (last_seconds - first_seconds)
+            left = min(max(total - env_steps, 0) / max(rate, 1e-9), max(self._end - seconds, 0.0))
+            parts += [f"{format_seconds(left)} left", f"{rate:,.0f} steps/s"]
+        return "  ".join([*parts, f"{env_steps:,} / {total:,} steps"])
 
 
 class GroupProgress:
-    """One line for several runs at once."""
+    """One line for several runs at once, if it is to be shown."""
 
-    def __init__(self, runs: int, total_steps: int) -> None:
-        self._line, self._total_steps, self._began = ProgressLine(), runs * total_steps, time.monotonic()
-        self._over = False
+    def __init__(self, runs: int, total_steps: int, max_seconds: float | None, shown: bool) -> None:
+        self._line, self._began = ProgressLine(runs * total_steps, max_seconds) if shown else None, time.monotonic()
         self._told = dict.fromkeys(range(runs), (0.0, math.nan))
 
-    def tell(self, run: int, env_steps: float, mean_return: float) -> None:
+    def tell(self, run: int, env_steps: float, mean_return: float | None) -> None:
         """Takes in how far a run is, and shows all of them together."""
-        self._told[run] = env_steps, mean_return
+        self._told[run] = env_steps, math.nan if mean_return is None else mean_return
         env_steps = int(sum(steps for steps, _ in self._told.values()))
         returns = [mean for _, mean in self._told.values() if math.isfinite(mean)]
         mean = sum(returns) / len(returns) if returns else None
-        final, self._over = env_steps >= self._total_steps and not self._over, env_steps >= self._total_steps
-        self._line.update(env_steps, self._total_steps, time.monotonic() - self._began, mean, final)
+        if self._line is not None:
+            self._line.update(env_steps, time.monotonic() - self._began, mean)
 
+    def note(self, text: str) -> None:
+        """Shows what goes on instead of training."""
+        if self._line is not None:
+            self._line.note(text)
 
-def format_seconds(seconds: float) -> str:
-    """As 1:23:45 or 2:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def describe(document: dict[str, Any]) -> str:
-    """Names and values as two aligned columns."""
-    width = max(len(name) for name in document)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in document.items())
+    def close(self) -> None:
+        """Ends the line."""
+        if self._line is not None:
+            self._line.close()

@@ -1,13 +1,14 @@
 """The folder of one run: its name, its files, its lock.
 
 runs/<env>/<algorithm>/<UTC stamp>-seed<k>/
-  config.json  provenance.json  metrics.jsonl  summary.json  tensorboard/  curve.png  video.mp4
+  config.json  provenance.json  metrics.jsonl  summary.json  events.out.tfevents...  curve.png  video.mp4
   checkpoints/000244/  policy/
 """
 
 import contextlib
 import fcntl
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,9 @@ from typing import Any
 
 from inchworm.errors import CheckpointError, RunFolderError
 from inchworm.io.files import finite_or_null, parse_object, replace_file
+
+MAX_NAME = 100
+"""Letters of a folder that is named after an environment."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,6 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.path / "summary.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
 
     @property
     def curve(self) -> Path:
@@ -95,7 +95,7 @@ def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: st
 
     Args:
         out: where runs are kept.
-        env: environment id; a slash in it becomes `->`.
+        env: environment id, or another name of what was given; without what a shell or a disk would trip over.
         algorithm: its name.
         ending: of the folder's name after a time stamp, as "seed0".
         name: the folder's own name in place of that, or None.
@@ -156,7 +156,8 @@ def out_of(run: Path, env: str, algorithm: str) -> Path:
 
 
 def _env_folder(env: str) -> str:
-    return env.replace("/", "->").replace(":", "->")
+    """The name of an environment as a folder's: ALE-Pong-v5, my_envs-make."""
+    return re.sub(r"[^\w.+=@-]+", "-", env).strip("-.")[:MAX_NAME] or "env"
 
 
 def open_run_folder(path: Path) -> RunFolder:

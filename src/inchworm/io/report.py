@@ -1,0 +1,78 @@
+"""What runs came to, in words."""
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+
+def format_return(value: float) -> str:
+    """With a decimal, or with three digits where a decimal would hide them, as in tasks that pay between 0 and 1."""
+    return f"{value:,.1f}" if abs(value) >= 10 or value == 0 else f"{value:.3g}"
+
+
+def format_seconds(seconds: float) -> str:
+    """As 1:23:45 or 2:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def describe(document: dict[str, Any]) -> str:
+    """Names and values as two aligned columns."""
+    width = max(len(name) for name in document)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in document.items())
+
+
+def scores(summary: dict[str, Any]) -> dict[str, str]:
+    """What a run's summary says of its length and its returns."""
+    if not summary:
+        return {}
+    seconds = summary["seconds"]
+    rate = summary["env_steps"] / max(seconds, 1e-9)
+    told = {"steps": f"{summary['env_steps']:,} in {format_seconds(seconds)}, {rate:,.0f} steps/s"}
+    told["return"] = final_return(summary)
+    if summary["skipped_updates"]:
+        told["skipped"] = f"{summary['skipped_updates']} updates met NaN or infinity and were dropped"
+    for kind in ("deterministic", "stochastic"):
+        if evaluation := summary.get(f"evaluation_{kind}"):
+            cut = f", {evaluation['unfinished']} cut" if evaluation["unfinished"] else ""
+            told[kind] = (
+                f"{format_return(evaluation['mean'])} ± {format_return(evaluation['std'])} over "
+                f"{len(evaluation['returns'])} episodes{cut}"
+            )
+    return told
+
+
+def final_return(summary: dict[str, Any]) -> str:
+    """The final score: the mean return of the last 100 episodes, or of as many as there were."""
+    if summary["return_100"] is None:
+        return "no episode has ended"
+    episodes = summary["episodes"]
+    return f"{format_return(summary['return_100'])} over the last {min(episodes, 100)} of {episodes:,} episodes"
+
+
+def group_scores(summary: dict[str, Any]) -> dict[str, str]:
+    """What the summary of several seeds says of their returns."""
+    told = {}
+    for kind in ("return_100", "evaluation_deterministic", "evaluation_stochastic"):
+        if score := summary.get(kind):
+            spread = score["std_over_seeds"]
+            name = kind.removeprefix("evaluation_").replace("_100", "")
+            told[name] = format_return(score["mean"]) + (
+                "" if spread is None else f" ± {format_return(spread)} over seeds"
+            )
+    return told
+
+
+def as_html(title: str, rows: dict[str, str], picture: Path) -> str:
+    """What a notebook shows of a run: its scores and its curve."""
+    cells = "".join(
+        f"<tr><td>{html.escape(name)}</td><td style='text-align: left'>{html.escape(text)}</td></tr>"
+        for name, text in rows.items()
+    )
+    curve = ""
+    if picture.is_file():
+        data = base64.b64encode(picture.read_bytes()).decode()
+        curve = f"<img src='data:image/png;base64,{data}' style='max-width: 640px' alt='return over steps'>"
+    return f"<div><b>{html.escape(title)}</b><table>{cells}</table>{curve}</div>"
