@@ -68,3 +68,17 @@ def test_a_jax_environment_of_one_s_own_is_learned_as_the_documentation_shows(tm
         exec(compile(example, "environments.md", "exec"), names)
     # From the middle of its starts it takes 6.5 steps, of which all but the last cost 0.02.
     assert names["run"].summary["evaluation_deterministic"]["mean"] > 0.85
+
+
+def test_runs_are_watched_and_policies_taken_elsewhere_as_the_documentation_shows(tmp_path, monkeypatch):
+    page = (DOCS / "runs.md").read_text(encoding="utf-8")
+    train = iw.train
+
+    def train_quietly(env, **settings):
+        return train(env, evaluation_episodes=0, progress=False, out=tmp_path, **settings)
+
+    monkeypatch.setattr(iw, "train", train_quietly)
+    names: dict = {"__name__": "example"}
+    for example in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(example, "runs.md", "exec"), names)
+    assert names["rows"][0]["mine/share_done"] == names["steps"][0] / 50_000

@@ -243,3 +243,49 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
             progress=False,
         )
     assert len(steps) == 10, "the first waits for the iteration's end, the second does not"
+
+
+def test_ctrl_c_in_the_last_iteration_ends_the_program_when_all_is_saved(tmp_path, capsys):
+    settings = iw.PPO(**RUNS["CartPole-v1"][2])
+
+    def at_the_end(report):
+        if report.env_steps == report.total_steps:
+            interrupt(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        iw.train("CartPole-v1", settings, total_steps=320, out=tmp_path, progress=False, on_iteration=at_the_end)
+    (folder,) = tmp_path.glob("*/ppo/*")
+    summary = read_json(RunFolder(folder).summary)
+    assert summary["stopped_by"] == "total_steps"
+    assert "evaluation_deterministic" not in summary
+    assert RunFolder(folder).complete
+    told = capsys.readouterr().out
+    assert "Stopped by SIGINT; everything is saved." in told
+    assert f"inchworm evaluate {folder}" in told
+
+
+class SendsSigterm(AlwaysTruncates):
+    """Asks the program to end in the second episode of an evaluation."""
+
+    made = episodes = 0
+
+    def __init__(self):
+        super().__init__()
+        SendsSigterm.made += 1
+
+    def reset(self, *, seed=None, options=None):
+        SendsSigterm.episodes += SendsSigterm.made > 3  # its spaces, and the two of training
+        if SendsSigterm.episodes == 2:
+            interrupt()
+        return super().reset(seed=seed, options=options)
+
+
+def test_a_signal_ends_the_evaluation_and_what_was_played_is_kept(tmp_path):
+    with pytest.raises(SystemExit) as ending:
+        iw.train(SendsSigterm, iw.PPO(**SMALL), total_steps=320, out=tmp_path, progress=False)
+    assert ending.value.code == 143
+    (folder,) = tmp_path.glob("*/ppo/*")
+    summary = read_json(RunFolder(folder).summary)
+    assert len(summary["evaluation_deterministic"]["returns"]) == 1
+    assert "evaluation_stochastic" not in summary
+    assert RunFolder(folder).complete

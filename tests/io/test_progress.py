@@ -69,10 +69,11 @@ def test_a_file_gets_the_first_line_one_every_ten_seconds_and_the_last(monkeypat
     for second in range(35):
         now[0] = float(second)
         line.update(20 * (second + 1), now[0], 1.0)
+    line.note("evaluation")
     line.close()
     lines = stream.getvalue().splitlines()
     assert lines[0] == "compiling"
-    assert [re.findall(r"(\d+) / 1,000", line)[0] for line in lines[1:]] == ["220", "420", "620", "700"]
+    assert [re.findall(r"(\d+) / 1,000", line)[0] for line in lines[1:4] + lines[5:]] == ["220", "420", "620", "700"]
 
 
 def test_a_line_that_cannot_be_written_is_given_up():

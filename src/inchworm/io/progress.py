@@ -79,14 +79,15 @@ class Lines:
     interval = PRINTED_SECONDS
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._shown = stream, ""
+        self._stream = stream
+        self._shown: set[str] = set()
 
     def show(self, text: str) -> None:
-        self._shown = text
+        self._shown.add(text)
         print(text, file=self._stream, flush=True)
 
     def close(self, text: str) -> None:
-        if text != self._shown:
+        if text not in self._shown:
             self.show(text)
 
 
