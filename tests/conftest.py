@@ -1,7 +1,6 @@
 """What must be set before JAX and the package are loaded, and the few fixtures that files share."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,33 +15,27 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from quick_compilation import cache_folder, known_flags, starts_with
+
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-# A program compiled without optimisation takes a fifth of the time, which no test is long enough to win back. The flags
-# are read when the backend starts; runs in processes of their own are compiled as users' are.
-FLAGS = os.environ.get("XLA_FLAGS")
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        FLAGS or "",
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",
-    ]
-)
-jax.devices()
-if FLAGS is None:
-    del os.environ["XLA_FLAGS"]
-else:
-    os.environ["XLA_FLAGS"] = FLAGS
-
-# Most of a test run is XLA compiling small programs. They are kept, by the hash of what was compiled, where this
-# machine's test processes share them and the next run finds them.
-CACHE = Path(tempfile.gettempdir()) / f"inchworm-tests-{os.getuid()}"
-CACHE.mkdir(mode=0o700, exist_ok=True)
-if CACHE.stat().st_uid == os.getuid():
+# Most of a test run is XLA compiling small programs. They are kept, by the hash of what was compiled.
+if CACHE := cache_folder():
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# A program compiled without optimisation takes a fraction of the time, which no test is long enough to win back. The
+# flags are read when the backend starts; runs in processes of their own are compiled as users' are.
+GIVEN = os.environ.get("XLA_FLAGS")
+if GIVEN and not starts_with(GIVEN):
+    pytest.exit(f"XLA_FLAGS = {GIVEN}: XLA does not start with it. Unset it, or name flags that this XLA knows.", 2)
+os.environ["XLA_FLAGS"] = f"{GIVEN or ''} {known_flags(CACHE)}"
+jax.devices()
+if GIVEN is None:
+    del os.environ["XLA_FLAGS"]
+else:
+    os.environ["XLA_FLAGS"] = GIVEN
 
 # The modules that name shapes; instrumenting the others would only slow their loops down.
 PACKAGE = Path(find_spec("inchworm").origin).parent

@@ -12,9 +12,9 @@ import pytest
 
 import inchworm as iw
 from inchworm.errors import ConfigError
+from quick_compilation import cache_folder, known_flags
 
 CASES = ("ppo jax", "ppo-lstm jax", "trpo jax", "ppo gymnasium")
-QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def document(tmp_path_factory):
     command = [sys.executable, script, tmp_path_factory.mktemp("runs")]
     # The tests' own NPROC is too few threads for simulated devices that wait for each other.
     environment = {name: value for name, value in os.environ.items() if name != "NPROC"} | {
-        "XLA_FLAGS": QUICK_COMPILATION
+        "XLA_FLAGS": known_flags(cache_folder())
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr

@@ -6,21 +6,29 @@ run.policy.act(obs)
 run.evaluate(episodes=20)
 """
 
-from importlib.metadata import version
+import sys
 
-from inchworm.algorithms.policy_gradient import A2C, REINFORCE
-from inchworm.algorithms.ppo import PPO
-from inchworm.algorithms.trpo import NPG, TRPO
-from inchworm.api import load, resume, train
-from inchworm.collect.evaluate import Evaluation
-from inchworm.config import PRESETS
-from inchworm.errors import InchwormError
-from inchworm.io.policy_file import load_policy, save_policy
-from inchworm.loop import Iteration
-from inchworm.models.policy import Policy
-from inchworm.rl.schedules import Schedule
-from inchworm.run import Run
-from inchworm.seeds import RunGroup, train_seeds
+if sys.platform == "win32":
+    raise ImportError("Inchworm runs on Linux and macOS, and on Windows inside WSL: it needs POSIX files and signals.")
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inchworm.algorithms.policy_gradient import A2C, REINFORCE
+    from inchworm.algorithms.ppo import PPO
+    from inchworm.algorithms.trpo import NPG, TRPO
+    from inchworm.api import load, resume, train
+    from inchworm.collect.evaluate import Evaluation
+    from inchworm.config import PRESETS
+    from inchworm.errors import InchwormError
+    from inchworm.io.policy_file import load_policy, save_policy
+    from inchworm.loop import Iteration
+    from inchworm.models.policy import Policy
+    from inchworm.rl.schedules import Schedule
+    from inchworm.run import Run
+    from inchworm.seeds import RunGroup, train_seeds
 
 __version__ = version("inchworm")
 
@@ -45,3 +53,37 @@ __all__ = [
     "train",
     "train_seeds",
 ]
+
+# JAX takes a second to load, so the names are loaded when they are first asked for.
+_PLACES = {
+    "A2C": "inchworm.algorithms.policy_gradient",
+    "NPG": "inchworm.algorithms.trpo",
+    "PPO": "inchworm.algorithms.ppo",
+    "PRESETS": "inchworm.config",
+    "REINFORCE": "inchworm.algorithms.policy_gradient",
+    "TRPO": "inchworm.algorithms.trpo",
+    "Evaluation": "inchworm.collect.evaluate",
+    "InchwormError": "inchworm.errors",
+    "Iteration": "inchworm.loop",
+    "Policy": "inchworm.models.policy",
+    "Run": "inchworm.run",
+    "RunGroup": "inchworm.seeds",
+    "Schedule": "inchworm.rl.schedules",
+    "load": "inchworm.api",
+    "load_policy": "inchworm.io.policy_file",
+    "resume": "inchworm.api",
+    "save_policy": "inchworm.io.policy_file",
+    "train": "inchworm.api",
+    "train_seeds": "inchworm.seeds",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_PLACES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
