@@ -5,31 +5,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from inchworm.api import load
-from inchworm.cli.train import readers
+from inchworm.cli.options import Argument, read_options
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Runs whole episodes with a run's policy, acting by its modes and by its samples, in environments of their own."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run: Annotated[Path, Argument("RUN")]
     """The run's folder."""
     episodes: int = 20
     """Episodes of each kind."""
     seed: int | None = None
     """Seed of the episodes; by default the run's."""
     env: str | None = None
-    """module:factory, where the run was started with one."""
+    """module:factory, where the run was started with one; by default the run's own environment."""
     json: bool = False
     """Print every return as JSON."""
 
 
 def main(arguments: list[str]) -> int:
-    with readers():
-        options = tyro.cli(Options, prog="inchworm evaluate", args=arguments)
+    options = read_options("evaluate", Options, arguments)
     run = load(options.run)
     results = {
         kind: run.evaluate(

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
+from inchworm.cli.options import Argument, read_options
 from inchworm.errors import ConfigError
 from inchworm.io.curve import plot_curves
 from inchworm.io.loggers import read_metrics
@@ -16,14 +15,14 @@ from inchworm.io.run_folder import open_run_folder, read_json
 class Options:
     """Draws return over environment steps, of one run or of several side by side."""
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[tuple[Path, ...], Argument("RUN")]
     """Run folders."""
     out: Path | None = None
     """The picture (.png, .svg, .pdf); by default curve.png in the run's folder, or in this one for several runs."""
 
 
 def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="inchworm plot", args=arguments)
+    options = read_options("plot", Options, arguments)
     if not options.runs:
         raise ConfigError("RUN", "", "is missing", "Name one run's folder or several.")
     folders = [open_run_folder(path) for path in options.runs]

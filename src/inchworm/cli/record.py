@@ -6,25 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from inchworm.cli.options import Argument, read_options
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Records the first 300 frames of an episode as run/video.mp4."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run: Annotated[Path, Argument("RUN")]
     """The run's folder."""
     out: Path | None = None
     """The video's file; by default video.mp4 in the run's folder."""
     seed: int = 0
     """Seed of the episode."""
     env: str | None = None
-    """module:factory, where the run was started with one; it must take render_mode."""
+    """module:factory, where the run was started with one, which must take render_mode; by default the run's own
+    environment."""
 
 
 def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="inchworm record", args=arguments)
+    options = read_options("record", Options, arguments)
     if not os.environ.get("DISPLAY") and sys.platform == "linux":
         # Without a display MuJoCo renders only through EGL, and reads this when it is imported.
         os.environ.setdefault("MUJOCO_GL", "egl")
