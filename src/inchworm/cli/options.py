@@ -308,7 +308,7 @@ def _option(cls: type, field: dataclasses.Field) -> Option:
 
 def _form(field: str, kind: Any) -> dict[str, Any]:
     """What a type says about an option: the remaining attributes of `Option`."""
-    notes: tuple[Any, ...] = ()
+    notes: Sequence[Any] = ()
     if get_origin(kind) is Annotated:
         kind, *notes = get_args(kind)
     parts = set(get_args(kind))
@@ -358,5 +358,5 @@ def _docstrings(cls: type) -> dict[str, str]:
         field.target.id: text.value.value
         for field, text in pairwise(definition.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
     }
