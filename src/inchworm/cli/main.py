@@ -80,6 +80,9 @@ def _run(arguments: list[str]) -> int:
     except InchwormError as error:
         if debug:
             print(plain(traceback.format_exc()), end="", file=sys.stderr)
+        else:
+            # What a renderer or a simulator that failed leaves behind complains once more when it is collected.
+            sys.unraisablehook = lambda _: None
         _complain(str(error))
         return 2
     except KeyboardInterrupt:

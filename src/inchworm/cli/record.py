@@ -1,5 +1,6 @@
 """`inchworm record RUN`."""
 
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ class Options:
     """The video's file; by default video.mp4 in the run's folder."""
     seed: int = 0
     """Seed of the episode."""
+    json: bool = False
+    """Print as JSON where the video is, its frames and the return."""
     env: str | None = None
     """module:factory, where the run was started with one, which must take render_mode; by default the run's own
     environment."""
@@ -31,7 +34,11 @@ def main(arguments: list[str]) -> int:
         os.environ.setdefault("MUJOCO_GL", "egl")
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     from inchworm.api import load, record
+    from inchworm.cli.report import columns, video_of
 
     path, frames, total = record(load(options.run), out=options.out, seed=options.seed, env=options.env)
-    print(f"  video   {path}, {frames} frames, return {total:,.1f} up to the last")
+    if options.json:
+        print(json.dumps({"video": str(path), "frames": frames, "return": total}))
+    else:
+        print(columns(video_of(path, frames, total)))
     return 0

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from inchworm.api import resume
 from inchworm.cli.options import Argument, read_options
-from inchworm.cli.train import report
+from inchworm.cli.report import report
 
 
 @dataclass(frozen=True, kw_only=True)

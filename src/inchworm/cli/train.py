@@ -1,8 +1,6 @@
 """`inchworm train ENV`."""
 
 import inspect
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +9,13 @@ from typing import Annotated, Any
 from inchworm.algorithms.settings import Settings
 from inchworm.api import train
 from inchworm.cli.options import Argument, Choices, Groups, help_page, read
+from inchworm.cli.report import report, report_group
 from inchworm.config import ALGORITHMS, PRESETS
 from inchworm.envs.source import BACKENDS, env_source
 from inchworm.errors import ConfigError
-from inchworm.io.progress import describe, format_seconds
 from inchworm.models.settings import ModelSettings
 from inchworm.planning import configure_jax, preset_name
-from inchworm.run import Run
-from inchworm.seeds import RunGroup, train_seeds
+from inchworm.seeds import train_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,49 +123,3 @@ def _help(named: Mapping[str, Any]) -> str:
     settings = PRESETS[preset].settings(algorithm)
     defaults = vars(settings) | {"algorithm": algorithm, "total_steps": PRESETS[preset].total_steps}
     return help_page("train", inspect.getdoc(Options) or "", groups(type(settings)), defaults)
-
-
-def report(run: Run, video: bool) -> None:
-    """Prints what a run came to and where everything is."""
-    summary = run.summary
-    shown = {
-        "stopped by": summary["stopped_by"],
-        "steps": f"{summary['env_steps']:,} in {format_seconds(summary['seconds'])}, "
-        f"{summary['env_steps'] / max(summary['seconds'], 1e-9):,.0f} steps/s",
-        "return": "no episode has ended"
-        if summary["return_100"] is None
-        else f"{summary['return_100']:,.1f} over the last {min(summary['episodes'], 100)} "
-        f"of {summary['episodes']:,} episodes",
-    }
-    if summary["skipped_updates"]:
-        shown["skipped"] = f"{summary['skipped_updates']} updates met NaN or infinity and were dropped"
-    for kind in ("deterministic", "stochastic"):
-        if evaluation := summary.get(f"evaluation_{kind}"):
-            shown[kind] = (
-                f"{evaluation['mean']:,.1f} ± {evaluation['std']:,.1f} over {len(evaluation['returns'])} episodes"
-                + (f", {evaluation['unfinished']} cut" if evaluation["unfinished"] else "")
-            )
-    shown |= {"run": run.folder, "curve": run.folder / "curve.png"}
-    print(describe(shown))
-    if video and run.source is not None and run.source.draws:
-        # A renderer can take the whole process down; by now everything else is on disk.
-        own = ["--env", run.config.env] if ":" in run.config.env else []
-        subprocess.run([sys.executable, "-m", "inchworm", "record", str(run.folder), *own], check=False)
-
-
-def report_group(group: RunGroup) -> None:
-    """Prints what several seeds came to."""
-    shown = {
-        f"seed {run.config.seed}": f"{_score(run.summary['return_100'])} over the last 100 episodes, {run.folder}"
-        for run in group
-    }
-    for kind in ("return_100", "evaluation_deterministic", "evaluation_stochastic"):
-        if score := group.summary.get(kind):
-            spread = "" if score["std_over_seeds"] is None else f" ± {score['std_over_seeds']:,.1f} over seeds"
-            shown[kind.removeprefix("evaluation_").replace("_100", "")] = f"{score['mean']:,.1f}{spread}"
-    shown["curve"] = str(group.folder / "curve.png")
-    print(describe(shown))
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
