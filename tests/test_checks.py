@@ -1,8 +1,22 @@
 """Checks of settings: what a wrong value is shown as, and what is asked for instead."""
 
+import dataclasses
+import inspect
+
 import pytest
 
-from inchworm.checks import check_flag, check_integer, check_number, read_integer
+import inchworm as iw
+from inchworm.algorithms.ppo import PPO
+from inchworm.checks import (
+    ELSEWHERE,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    did_you_mean,
+    read_integer,
+)
+from inchworm.config import ALGORITHMS
 from inchworm.errors import ConfigError
 
 
@@ -30,3 +44,53 @@ def test_a_whole_number_may_have_an_exponent(text, number):
 def test_what_is_no_whole_number_is_refused(text):
     with pytest.raises(ValueError, match="no whole number"):
         read_integer(text)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("lr", "learning_rate"),
+        ("n_envs", "num_envs"),
+        ("n_steps", "horizon"),
+        ("batch_size", "minibatch_size"),
+        ("n_epochs", "num_epochs"),
+        ("clip_coef", "clip_range"),
+        ("clip_range_vf", "clip_range_value"),
+        ("entropy_coef", "ent_coef"),
+        ("value_coef", "vf_coef"),
+        ("net_arch", "hidden_sizes or activation"),
+        ("policy_kwargs", "hidden_sizes or activation"),
+        ("desired_kl", "target_kl"),
+        ("norm_adv", "normalize_advantage"),
+        ("total_timesteps", "total_steps"),
+        ("Learning-Rate", "learning_rate"),
+    ],
+)
+def test_what_other_libraries_call_a_setting_leads_to_its_name_here(theirs, ours):
+    with pytest.raises(ConfigError, match=rf"is not a setting of PPO \(did you mean {ours}\?\)"):
+        PPO(**{theirs: 1})
+
+
+@pytest.mark.parametrize("name", ["learning_starts", "buffer_size", "tau"])
+def test_a_setting_that_has_no_like_here_leads_nowhere(name):
+    with pytest.raises(ConfigError) as error:
+        PPO(**{name: 1})
+    assert "did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["sac", "td3", "DDPG", "dqn"])
+def test_an_off_policy_algorithm_is_told_to_be_one(name):
+    with pytest.raises(ConfigError, match=r"off-policy.*Choose one of ppo, trpo, npg, a2c, reinforce") as error:
+        check_choice("algorithm", name, ALGORITHMS)
+    assert "did you mean" not in str(error.value)
+
+
+def test_a_name_in_other_letters_is_found():
+    assert did_you_mean("PPO", ALGORITHMS) == " (did you mean ppo?)"
+    assert did_you_mean("cartpole-v1", ["CartPole-v1"]) == " (did you mean CartPole-v1?)"
+
+
+def test_every_name_that_other_names_lead_to_is_one_of_the_library_s():
+    names = {field.name for kind in ALGORITHMS.values() for field in dataclasses.fields(kind)}
+    names |= {name for call in (iw.train, iw.Run.evaluate) for name in inspect.signature(call).parameters}
+    assert {ours for found in ELSEWHERE.values() for ours in found} <= names | {*ALGORITHMS, "video"}

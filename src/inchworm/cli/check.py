@@ -6,16 +6,14 @@ import shutil
 import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from inchworm.checks import check_integer
-from inchworm.cli.train import read_env_kwargs
+from inchworm.cli.options import Argument, Choices, read_options
 from inchworm.config import PRESETS, Preset
 from inchworm.envs.inspect import Report, inspect_environment
-from inchworm.envs.source import env_source
+from inchworm.envs.source import BACKENDS, env_source
 from inchworm.planning import configure_jax, preset_name
 
 
@@ -26,12 +24,12 @@ class Options:
     Exit status 2 if something will break or spoil training.
     """
 
-    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
+    env: Annotated[str, Argument("ENV")]
     """Gymnasium id (HalfCheetah-v5), or module:factory for an environment of your own."""
-    env_kwargs: str = "{}"
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment, as a JSON object."""
-    backend: str | None = None
-    """Whose environment ENV stands for, as in `inchworm train`."""
+    backend: Annotated[str | None, Choices(BACKENDS)] = None
+    """Whose environment ENV stands for; by default as in `inchworm train`."""
     steps: int = 2000
     """Random steps to try, in about three seconds at most."""
     seed: int = 0
@@ -39,12 +37,12 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="inchworm check", args=arguments)
+    options = read_options("check", Options, arguments)
     check_integer("steps", options.steps, 1)
     check_integer("seed", options.seed, 0, 2**32 - 2)
     configure_jax()
     with _silence():
-        source = env_source(options.env, read_env_kwargs(options.env_kwargs), options.backend)
+        source = env_source(options.env, options.env_kwargs, options.backend)
         name = preset_name(source)
         preset = PRESETS[name]
         report = inspect_environment(

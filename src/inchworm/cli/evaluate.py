@@ -5,31 +5,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from inchworm.api import load
-from inchworm.cli.train import readers
+from inchworm.cli.options import Argument, read_options
+from inchworm.io.report import format_return
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Runs whole episodes with a run's policy, acting by its modes and by its samples, in environments of their own."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run: Annotated[Path, Argument("RUN")]
     """The run's folder."""
     episodes: int = 20
     """Episodes of each kind."""
     seed: int | None = None
     """Seed of the episodes; by default the run's."""
     env: str | None = None
-    """module:factory, where the run was started with one."""
+    """module:factory, where the run was started with one; by default the run's own environment."""
     json: bool = False
     """Print every return as JSON."""
 
 
 def main(arguments: list[str]) -> int:
-    with readers():
-        options = tyro.cli(Options, prog="inchworm evaluate", args=arguments)
+    options = read_options("evaluate", Options, arguments)
     run = load(options.run)
     results = {
         kind: run.evaluate(
@@ -43,7 +41,8 @@ def main(arguments: list[str]) -> int:
     for kind, result in results.items():
         cut = f", {result.unfinished} cut at its step limit" if result.unfinished else ""
         print(
-            f"  {kind:<13}  return {result.mean:,.1f} ± {result.std:,.1f}  "
-            f"(from {min(result.returns):,.1f} to {max(result.returns):,.1f}, {len(result.returns)} episodes{cut})"
+            f"  {kind:<13}  return {format_return(result.mean)} ± {format_return(result.std)}  (from "
+            f"{format_return(min(result.returns))} to {format_return(max(result.returns))}, "
+            f"{len(result.returns)} episodes{cut})"
         )
     return 0

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from inchworm.checks import did_you_mean
+from inchworm.cli.streams import forgiving, give_up_broken, plain
 from inchworm.errors import InchwormError
 
 COMMANDS = {
@@ -18,6 +19,7 @@ COMMANDS = {
     "record": "a video of a run's policy",
     "plot": "learning curves of one or more runs",
     "check": "look at an environment before training in it",
+    "completion": "make a shell complete all of these, with their options",
 }
 
 USAGE = """usage: inchworm COMMAND [arguments]      inchworm COMMAND --help
@@ -39,9 +41,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        Exit status: 0 done, 2 wrong input, 130 and 143 stopped by Ctrl-C and SIGTERM, after everything was saved.
+        Exit status: 0 done, 1 nobody reads the output any more, 2 wrong input, 130 and 143 stopped by Ctrl-C and
+        SIGTERM, after everything was saved.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    forgiving(sys.stdout)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        give_up_broken(sys.stdout, sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
@@ -54,26 +69,34 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     command = arguments[0]
     if command not in COMMANDS:
-        print(f"error: {command} is no command{did_you_mean(command, COMMANDS)}. See inchworm --help.", file=sys.stderr)
+        _complain(f"{command} is no command{did_you_mean(command, COMMANDS)}. See inchworm --help.")
         return 2
     # A user's own module:factory is looked for where the command is run, as `python -m` would.
     sys.path.insert(0, os.getcwd())
     try:
         with warnings.catch_warnings():
-            if not debug:
-                warnings.showwarning = _show_warning
+            warnings.showwarning = _show_in_full if debug else _show_warning
             return importlib.import_module(f"inchworm.cli.{command}").main(arguments[1:])
     except InchwormError as error:
         if debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+            print(plain(traceback.format_exc()), end="", file=sys.stderr)
+        else:
+            # What a renderer or a simulator that failed leaves behind complains once more when it is collected.
+            sys.unraisablehook = lambda _: None
+        _complain(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 1
+
+
+def _complain(message: str) -> None:
+    print(plain(f"error: {message}"), file=sys.stderr)
 
 
 def _show_warning(message: Any, category: type, *_: Any, **__: Any) -> None:
     if issubclass(category, UserWarning) and not issubclass(category, DeprecationWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        print(plain(f"warning: {message}"), file=sys.stderr)
+
+
+def _show_in_full(message: Any, category: type, filename: str, lineno: int, *_: Any, **__: Any) -> None:
+    print(plain(warnings.formatwarning(message, category, filename, lineno)), end="", file=sys.stderr)

@@ -1,35 +1,91 @@
 """`inchworm plot RUN [RUN ...]`."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from inchworm.errors import ConfigError
+from inchworm.cli.options import Argument, read_options
+from inchworm.cli.report import columns
+from inchworm.errors import CheckpointError, RunFolderError
 from inchworm.io.curve import plot_curves
 from inchworm.io.loggers import read_metrics
-from inchworm.io.run_folder import open_run_folder, read_json
+from inchworm.io.run_folder import RunFolder, open_run_folder, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Draws return over environment steps, of one run or of several side by side."""
+    """Draws return over environment steps, of one run or of several side by side.
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders."""
+    Runs of several seeds are drawn together, with their mean and deviation, where the folder of the group is named.
+    """
+
+    runs: Annotated[tuple[Path, ...], Argument("RUN")]
+    """Folders of runs, or of groups of runs that differ by their seeds (...-seeds)."""
     out: Path | None = None
-    """The picture (.png, .svg, .pdf); by default curve.png in the run's folder, or in this one for several runs."""
+    """The picture (.png, .svg, .pdf); by default curve.png in the folder that is named, or in this one if several
+    are."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What one folder gives to draw."""
+
+    folder: Path
+    runs: list[RunFolder]
+    env: str
+    is_group: bool
 
 
 def main(arguments: list[str]) -> int:
-    options = tyro.cli(Options, prog="inchworm plot", args=arguments)
-    if not options.runs:
-        raise ConfigError("RUN", "", "is missing", "Name one run's folder or several.")
-    folders = [open_run_folder(path) for path in options.runs]
-    curves = [(folder.path.name, read_metrics(folder.metrics)) for folder in folders]
-    names = sorted({str(read_json(folder.config).get("env")) for folder in folders})
-    out = options.out or (folders[0].curve if len(folders) == 1 else Path("curve.png"))
-    plot_curves(curves, out, ", ".join(names))
-    print(f"  curve   {out}")
+    options = read_options("plot", Options, arguments)
+    drawn = _without_repeats(_found(options.runs))
+    alone = drawn[0].folder if len(drawn) == 1 else None
+    out = options.out or (Path("curve.png") if alone is None else RunFolder(alone).curve)
+    plot_curves(
+        [(one.folder.name, read_metrics(one.runs[0].metrics)) for one in drawn if not one.is_group],
+        out,
+        ", ".join(sorted({one.env for one in drawn})),
+        [(one.folder.name, [read_metrics(run.metrics) for run in one.runs]) for one in drawn if one.is_group],
+    )
+    print(columns({"curve": out}))
     return 0
+
+
+def _found(paths: Sequence[Path]) -> list[_Drawn]:
+    """What can be drawn of the folders; the others are warned of, if anything is left.
+
+    Raises:
+        RunFolderError, CheckpointError: nothing is, and why not the first of them.
+    """
+    found, errors = [], []
+    for path in paths:
+        try:
+            found.append(_read(path))
+        except (RunFolderError, CheckpointError) as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    for error in errors:
+        warnings.warn(f"A folder is passed over: {error}", stacklevel=1)
+    return found
+
+
+def _read(path: Path) -> _Drawn:
+    folder = RunFolder(path)
+    if folder.config.exists() or not folder.summary.exists():
+        return _Drawn(path, [open_run_folder(path)], str(read_json(folder.config).get("env")), False)
+    summary = read_json(folder.summary)
+    names = summary.get("runs")
+    names = names if isinstance(names, list) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise CheckpointError("summary.json", str(path), "names no runs of a group", "Name the runs' folders.")
+    runs = [open_run_folder(path.parent / name) for name in names]
+    return _Drawn(path, runs, str(summary.get("env")), True)
+
+
+def _without_repeats(drawn: Sequence[_Drawn]) -> list[_Drawn]:
+    """Without runs that are drawn in their group."""
+    grouped = {run.path.resolve() for one in drawn if one.is_group for run in one.runs}
+    return [one for one in drawn if one.is_group or one.folder.resolve() not in grouped]

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from inchworm.api import resume
-from inchworm.cli.train import readers, report
+from inchworm.cli.options import Argument, read_options
+from inchworm.cli.report import report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +17,12 @@ class Options:
     warning says so and provenance.json records it.
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run: Annotated[Path, Argument("RUN")]
     """The run's folder."""
     env: str | None = None
-    """module:factory, where the run was started with one."""
+    """module:factory, where the run was started with one; by default the run's own environment."""
     total_steps: int | None = None
-    """Another budget: makes a new run that names this one as its parent."""
+    """Another budget, which makes a new run that names this one as its parent; by default the run's."""
     evaluation_episodes: int = 20
     """Episodes of each of the two evaluations at the end; 0 for none."""
     video: bool = True
@@ -33,8 +32,7 @@ class Options:
 
 
 def main(arguments: list[str]) -> int:
-    with readers():
-        options = tyro.cli(Options, prog="inchworm resume", args=arguments)
+    options = read_options("resume", Options, arguments)
     run = resume(
         options.run,
         options.env,

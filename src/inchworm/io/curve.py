@@ -1,53 +1,108 @@
-"""Learning curves as pictures."""
+"""Learning curves as pictures.
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+Figures are made without pyplot: whoever trains from a notebook has backend, settings and open figures of their own.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inchworm.checks import check_output
+from inchworm.io.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Rows = Sequence[dict[str, Any]]
 """Of a run's metrics file."""
 
+ENDINGS = (".png", ".svg", ".pdf")
+RECENT = "recent episodes (the last 10, or those of 1 % of the budget)"
+LAST_100 = "mean of the last 100 episodes"
 
-def plot_curves(curves: Sequence[tuple[str, Rows]], path: Path, title: str) -> None:
-    """Draws return over environment steps, of one run or of several by their labels.
+
+def figure_of(
+    curves: Sequence[tuple[str, Rows]], title: str, groups: Sequence[tuple[str, Sequence[Rows]]] = ()
+) -> "Figure":
+    """Return over environment steps, as a matplotlib figure.
+
+    Args:
+        curves: runs by their labels; the label of a run that is alone is not shown.
+        title: taken letter by letter, without mathematics.
+        groups: runs that differ by their seeds, by the label of all: each of them thin, their mean, their deviation.
+    """
+    figure = _import_figure()(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    alone = len(curves) + len(groups) == 1
+    labels = {}
+    for index, (label, rows) in enumerate(curves):
+        ended, recent = _points(rows, "episode/return"), _recent(rows)
+        if ended and alone:
+            (line,) = axes.plot(*zip(*ended.items(), strict=True), color=f"C{index}", alpha=0.3, linewidth=0.8)
+            labels[line] = "episodes of an iteration"
+        if recent:
+            (line,) = axes.plot(*zip(*recent.items(), strict=True), color=f"C{index}", linewidth=1.8)
+            labels[line] = _meaning([rows]) if alone else label
+    for index, (label, runs) in enumerate(groups, len(curves)):
+        line = _draw_group(axes, [_recent(rows) for rows in runs], f"C{index}")
+        if line is not None:
+            about = f"mean of {len(runs)} seeds ± deviation"
+            labels[line] = f"{about}, {_meaning(runs)}" if alone else f"{label}, {about}"
+    axes.set_title(title, parse_math=False)
+    axes.set(xlabel="environment steps", ylabel="return")
+    axes.xaxis.set_major_formatter(_steps_formatter())
+    axes.grid(alpha=0.3)
+    if labels:
+        for text in axes.legend(list(labels), list(labels.values()), frameon=False).get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def plot_curves(
+    curves: Sequence[tuple[str, Rows]],
+    path: Path,
+    title: str,
+    groups: Sequence[tuple[str, Sequence[Rows]]] = (),
+) -> None:
+    """Writes what `figure_of` draws as a picture, which is there whole or not at all.
 
     Raises:
         ConfigError: the path is no picture's, or its folder is not there.
     """
-    with _axes(path, title) as axes:
-        for index, (label, rows) in enumerate(curves):
-            ended, smooth = _points(rows, "episode/return"), _points(rows, "episode/return_100")
-            alone = len(curves) == 1
-            if ended and alone:
-                axes.plot(*zip(*ended.items(), strict=True), alpha=0.3, linewidth=0.8, label="episodes of an iteration")
-            if smooth:
-                label = "mean of the last 100 episodes" if alone else label
-                axes.plot(*zip(*smooth.items(), strict=True), color=f"C{index}", linewidth=1.8, label=label)
+    check_output("out", path, ENDINGS)
+    picture = io.BytesIO()
+    figure_of(curves, title, groups).savefig(picture, format=path.suffix[1:].lower(), dpi=120)
+    replace_file(path, picture.getvalue())
 
 
 def plot_group(runs: Sequence[Rows], path: Path, title: str) -> None:
-    """Draws the return of runs that differ by their seeds: each of them thin, their mean, and their deviation.
+    """Draws runs that differ by their seeds.
 
     Raises:
-        ConfigError: the path is no picture's, or its folder is not there.
+        ConfigError: as `plot_curves`.
     """
-    curves = [_points(rows, "episode/return_100") for rows in runs]
-    with _axes(path, title) as axes:
-        for curve in curves:
-            if curve:
-                axes.plot(*zip(*curve.items(), strict=True), color="C0", alpha=0.3, linewidth=0.8)
-        steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-        if steps:
-            values = np.array([[curve[step] for step in steps] for curve in curves])
-            mean, spread = values.mean(axis=0), values.std(axis=0)
-            axes.fill_between(steps, mean - spread, mean + spread, color="C0", alpha=0.15, linewidth=0)
-            label = f"mean of {len(curves)} seeds ± deviation, over the last 100 episodes"
-            axes.plot(steps, mean, color="C0", linewidth=2.0, label=label)
+    plot_curves([], path, title, [("", runs)])
+
+
+def _draw_group(axes: "Axes", curves: list[dict[int, float]], color: str) -> Any:
+    """Draws runs together; returns the line of their mean, None where they have no step in common."""
+    for curve in curves:
+        if curve:
+            axes.plot(*zip(*curve.items(), strict=True), color=color, alpha=0.3, linewidth=0.8)
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    if not steps:
+        return None
+    values = np.array([[curve[step] for step in steps] for curve in curves])
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
+    (line,) = axes.plot(steps, mean, color=color, linewidth=2.0)
+    return line
 
 
 def _points(rows: Rows, metric: str) -> dict[int, float]:
@@ -55,23 +110,33 @@ def _points(rows: Rows, metric: str) -> dict[int, float]:
     return {row["env_steps"]: row[metric] for row in rows if row.get(metric) is not None}
 
 
-@contextmanager
-def _axes(path: Path, title: str) -> Iterator[Any]:
-    """Axes to draw on, saved as a picture at the end."""
-    check_output("out", path, (".png", ".svg", ".pdf"))
-    # Imported here because it takes a second that training should not wait for.
-    import matplotlib
+def _recent(rows: Rows) -> dict[int, float]:
+    """The return that a policy has now; in rows that were written before this was, of the last 100 episodes."""
+    return _points(rows, "episode/return_100") | _points(rows, "episode/return_recent")
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+
+def _meaning(runs: Sequence[Rows]) -> str:
+    return RECENT if any(_points(rows, "episode/return_recent") for rows in runs) else LAST_100
+
+
+def _import_figure() -> "type[Figure]":
+    # Imported here because it takes a second that training should not wait for.
+    try:
+        from matplotlib.figure import Figure
+    except ValueError:
+        # MPLBACKEND names a backend that is not installed here, such as that of a notebook which started this program.
+        if (backend := os.environ.pop("MPLBACKEND", None)) is None:
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            del sys.modules[name]  # half imported
+        try:
+            from matplotlib.figure import Figure
+        finally:
+            os.environ["MPLBACKEND"] = backend
+    return Figure
+
+
+def _steps_formatter() -> Any:
     from matplotlib.ticker import EngFormatter
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    yield axes
-    axes.set(title=title, xlabel="environment steps", ylabel="return")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(alpha=0.3)
-    if axes.has_data():
-        axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    return EngFormatter(sep="")

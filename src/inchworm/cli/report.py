@@ -1,0 +1,74 @@
+"""What a run came to and where everything is, as a command prints it at its end."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inchworm.cli.streams import plain
+from inchworm.io.report import describe, final_return, format_return, group_scores, scores
+from inchworm.io.run_folder import RunFolder
+from inchworm.run import Run
+from inchworm.seeds import RunGroup
+
+
+def report(run: Run, video: bool) -> None:
+    """Prints what a run came to, and records a video if one is wanted and can be."""
+    shown: dict[str, Any] = {"stopped by": run.summary["stopped_by"]} | scores(run.summary)
+    print(columns(shown | {"run": run.folder, "curve": RunFolder(run.folder).curve}), flush=True)
+    if video and run.source is not None and run.source.draws:
+        print(_video(run, max(map(len, shown))))
+
+
+def report_group(group: RunGroup) -> None:
+    """Prints what several seeds came to."""
+    shown: dict[str, Any] = {f"seed {run.config.seed}": final_return(run.summary) for run in group}
+    shown |= group_scores(group.summary)
+    print(
+        columns(shown | {f"run {run.config.seed}": run.folder for run in group} | {"curve": group.folder / "curve.png"})
+    )
+
+
+def columns(shown: Mapping[str, Any], width: int = 0) -> str:
+    """Names and values as two aligned columns, the first at least so wide.
+
+    A path is as short as it can be, and on a line of its own where it would be folded, so that it can be copied.
+    """
+    width = max(width, *map(len, shown))
+    room = shutil.get_terminal_size().columns - width - 4
+    rows = {}
+    for name, value in shown.items():
+        if isinstance(value, Path):
+            value = short(value)
+            value = f"\n    {value}" if len(value) > room else value
+        rows[name.ljust(width)] = value
+    return "\n".join(row.rstrip() for row in describe(rows).split("\n"))
+
+
+def short(path: Path) -> str:
+    """A path from the current folder, where that is shorter."""
+    return min(os.path.relpath(path), str(path), key=len)
+
+
+def video_of(path: Path, frames: int, total: float) -> dict[str, Any]:
+    """How a video is shown in columns."""
+    return {"video": path, "": f"{frames} frames, return {format_return(total)} up to the last"}
+
+
+def _video(run: Run, width: int) -> str:
+    """Records a video and tells where it is, or why there is none, which is no error of the training."""
+    # A renderer can take the whole process down; by now everything else is on disk.
+    own = ["--env", run.config.env] if ":" in run.config.env else []
+    command = [sys.executable, "-m", "inchworm", "record", str(run.folder), "--json", *own]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
+    try:
+        found = json.loads(done.stdout.splitlines()[-1])
+        return columns(video_of(Path(found["video"]), found["frames"], found["return"]), width)
+    except (IndexError, KeyError, TypeError, ValueError):
+        told = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+        reason = plain(told[-1]) if told else f"the process that records it ended with status {done.returncode}"
+        return f"  no video: {reason}"

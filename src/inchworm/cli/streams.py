@@ -1,0 +1,42 @@
+"""What a pipe, a file or a terminal of few letters can take."""
+
+import codecs
+import os
+import re
+from typing import TextIO
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)?")
+_IN_ASCII = {"±": "+-", "→": "->", "‖": "||"}
+
+
+def plain(text: str) -> str:
+    """The text without the codes for colours and the like, which simulators put into their messages."""
+    return _ESCAPES.sub("", text)
+
+
+def forgiving(stream: TextIO | None) -> None:
+    """Makes a stream write other letters for those that it has not, in place of raising an error."""
+    if reconfigure := getattr(stream, "reconfigure", None):
+        reconfigure(errors="inchworm")
+
+
+def give_up_broken(*streams: TextIO | None) -> None:
+    """Leads streams that nobody reads any more into nothing, so that the interpreter can flush them when it ends."""
+    for stream in streams:
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+def _in_letters_it_has(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_IN_ASCII.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("inchworm", _in_letters_it_has)
