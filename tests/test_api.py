@@ -351,7 +351,7 @@ def test_an_evaluation_that_is_broken_off_leaves_the_run_as_it_is(tmp_path):
         def reset(self, **kwargs):
             return self.env.reset(**kwargs)
 
-    with pytest.warns(UserWarning, match="broken off: obs = "):
+    with pytest.warns(UserWarning, match="broken off: observation = "):
         run = train(tmp_path, env=LostSensor, total_steps=32, evaluation_episodes=1)
     assert run.summary["skipped_updates"] == 1
     assert RunFolder(run.folder).curve.exists()

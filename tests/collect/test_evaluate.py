@@ -1,15 +1,23 @@
-"""Episodes of a JAX environment played side by side are those played one by one."""
+"""Episodes played apart from training: side by side or one by one, with the answers that training takes."""
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
 
 import inchworm as iw
+from fixed_model import fixed_model
+from inchworm import spaces
 from inchworm.build import make_algorithm
 from inchworm.collect.evaluate import evaluate, evaluate_at_once
+from inchworm.collect.host import HostRollouts
+from inchworm.collect.record import render_episode
+from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.jax_control import CLASSIC_CONTROL
 from inchworm.envs.jax_env import GymnasiumView
+from inchworm.errors import EnvironmentContractError
 from inchworm.models.policy import Policy
+from inchworm.spaces import EnvSpec
 from jax_probes import Cue, Recall
 
 SMALL = {"num_envs": 2, "horizon": 8, "hidden_sizes": (8,), "recurrent_size": 8, "minibatch_size": 16}
@@ -58,3 +66,147 @@ def test_episodes_that_do_not_end_are_cut_and_counted():
     cut = evaluate_at_once(untrained(pendulum, {}), pendulum, episodes=3, max_episode_steps=125)
     assert (cut.unfinished, cut.lengths) == (3, [125] * 3)
     assert all(value < -10 for value in cut.returns)
+
+
+class Short(gymnasium.Env):
+    """Episodes of two steps, each of reward 1; a subclass shows a fault."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
+    closed = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(2, np.float32), 1.0, self.steps == 2, False, {}
+
+    def render(self):
+        return np.zeros((2, 2, 3), np.uint8)
+
+    def close(self):
+        type(self).closed += 1
+
+
+def fail(*_):
+    raise ZeroDivisionError("out of luck")
+
+
+def stepping(change):
+    """A Short whose second step answers with what a function makes of its answer."""
+
+    class Changed(Short):
+        def step(self, action):
+            answer = super().step(action)
+            return change(*answer) if self.steps == 2 else answer
+
+    return Changed
+
+
+def resetting(change):
+    class Changed(Short):
+        def reset(self, *, seed=None, options=None):
+            return change(*super().reset(seed=seed))
+
+    return Changed
+
+
+def masking(*masks):
+    """A Short that gives one mask after another."""
+
+    class Masking(Short):
+        def reset(self, *, seed=None, options=None):
+            obs, _ = super().reset(seed=seed)
+            return obs, masks[0]
+
+        def step(self, action):
+            *answer, _ = super().step(action)
+            return *answer, masks[min(self.steps, len(masks) - 1)]
+
+    return Masking
+
+
+POLICY = Policy(fixed_model(EnvSpec(spaces.Box((2,), "float32", -1.0, 1.0), spaces.Discrete(2))), (None,))
+
+
+def in_training(factory):
+    pool = GymnasiumPool(factory, 1, 0)
+    HostRollouts(pool, 3, "clip").collect(POLICY.model, POLICY.obs_stats, jax.random.key(0))
+
+
+def in_evaluation(factory):
+    return evaluate(POLICY, factory, episodes=1)
+
+
+def in_a_recording(factory):
+    return render_episode(POLICY, factory)
+
+
+FAULTS = {
+    "step raises": stepping(fail),
+    "reset raises": resetting(fail),
+    "reset without info": resetting(lambda obs, info: obs),
+    "step of four parts": stepping(lambda o, r, d, c, i: (o, r, d, i)),
+    "no reward": stepping(lambda o, r, d, c, i: (o, None, d, c, i)),
+    "two rewards": stepping(lambda o, r, d, c, i: (o, np.ones(2), d, c, i)),
+    "reward as text": stepping(lambda o, r, d, c, i: (o, "3", d, c, i)),
+    "flag in words": stepping(lambda o, r, d, c, i: (o, r, "no", c, i)),
+    "long observation": stepping(lambda o, *rest: (np.zeros(4, np.float32), *rest)),
+    "no observation": stepping(lambda o, *rest: (None, *rest)),
+    "wrong first observation": resetting(lambda obs, info: (obs[:1], info)),
+    "mask of another length": masking({"action_mask": np.ones(3, bool)}),
+    "mask of nothing": masking({"action_mask": np.zeros(2, bool)}),
+    "mask now and then": masking({"action_mask": np.ones(2, bool)}, {}),
+}
+
+
+@pytest.mark.parametrize("play", [in_evaluation, in_a_recording])
+@pytest.mark.parametrize("factory", FAULTS.values(), ids=FAULTS.keys())
+def test_what_training_refuses_is_refused_in_evaluation_and_recording_with_the_same_words(factory, play):
+    with pytest.raises(EnvironmentContractError) as trained:
+        in_training(factory)
+    factory.closed = 0
+    with pytest.raises(EnvironmentContractError) as found:
+        play(factory)
+    assert str(found.value) == str(trained.value).replace("environment 0", "the environment")
+    assert factory.closed == 1
+
+
+TAKEN = {
+    "reward of shape (1,)": stepping(lambda o, r, d, c, i: (o, np.array([1.0]), d, c, i)),
+    "reward and flags without axes": stepping(lambda o, r, d, c, i: (o, np.array(1), np.array(d), np.array(c), i)),
+    "flag of shape (1,)": stepping(lambda o, r, d, c, i: (o, r, np.array([d]), c, i)),
+    "observation as a list": stepping(lambda o, *rest: ([0.0, 0.0], *rest)),
+    "no info": stepping(lambda o, r, d, c, i: (o, r, d, c, None)),
+}
+
+
+@pytest.mark.parametrize("factory", TAKEN.values(), ids=TAKEN.keys())
+def test_what_training_takes_is_taken_in_evaluation_and_recording_too(factory):
+    in_training(factory)
+    assert in_evaluation(factory).returns == [2.0]
+    frames, total, _ = in_a_recording(factory)
+    assert (len(frames), total) == (3, 2.0)
+
+
+@pytest.mark.parametrize("play", [in_evaluation, in_a_recording])
+def test_an_observation_that_is_not_finite_is_told_as_the_environment_s(play):
+    factory = resetting(lambda obs, info: (obs * np.nan, info))
+    with pytest.raises(EnvironmentContractError, match=r"^observation = .*nan.*the environment.*not finite"):
+        play(factory)
+
+
+@pytest.mark.parametrize("play", [in_evaluation, in_a_recording])
+def test_an_environment_that_cannot_be_closed_is_warned_of_and_hides_neither_result_nor_error(play):
+    with pytest.warns(UserWarning, match="could not be closed: ZeroDivisionError"):
+        play(type("Unclosable", (Short,), {"close": fail}))
+    with (
+        pytest.warns(UserWarning, match="could not be closed"),
+        pytest.raises(EnvironmentContractError, match=r"^env\.step = ZeroDivisionError"),
+    ):
+        play(type("Unclosable", (stepping(fail),), {"close": fail}))

@@ -15,8 +15,10 @@ from inchworm import spaces
 from inchworm.collect.host import HostRollouts
 from inchworm.envs import episode_log
 from inchworm.envs import gymnasium as adapter
-from inchworm.envs.gymnasium import GymnasiumPool, from_gymnasium, make_factory
+from inchworm.envs.gymnasium import GymnasiumPool, from_gymnasium
+from inchworm.envs.making import Factory
 from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
+from inchworm.envs.source import env_source
 from inchworm.errors import (
     CheckpointError,
     EnvironmentContractError,
@@ -91,18 +93,18 @@ def play(pool, steps, seed=0, reset=True):
 
 def test_an_unknown_id_names_a_near_one():
     with pytest.raises(EnvironmentContractError, match=r"env = CartPolle-v1: .*did you mean CartPole-v1"):
-        make_factory("CartPolle-v1", {})()
+        Factory("CartPolle-v1")()
 
 
 @pytest.mark.parametrize("env", ["", "Nothing-Like-It-v0", "nothing/At-All-v0", "os:nothing", "Hopper-v3"])
 def test_an_id_without_a_near_one_is_refused_with_what_gymnasium_says(env):
     with pytest.raises(EnvironmentContractError, match=f"env = {env}: "):
-        make_factory(env, {})()
+        Factory(env)()
 
 
 def test_wrong_arguments_are_named():
     with pytest.raises(EnvironmentContractError, match=r"env_kwargs = \{'gravity': 9\}: .*unexpected keyword"):
-        make_factory("CartPole-v1", {"gravity": 9})()
+        Factory("CartPole-v1", {"gravity": 9})()
 
 
 def test_module_and_factory_make_an_environment_of_ones_own(tmp_path, monkeypatch):
@@ -110,7 +112,7 @@ def test_module_and_factory_make_an_environment_of_ones_own(tmp_path, monkeypatc
         "import gymnasium\n\n\ndef make(limit):\n    return gymnasium.make('CartPole-v1', max_episode_steps=limit)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    env = make_factory("my_envs:make", {"limit": 3})()
+    env = Factory("my_envs:make", {"limit": 3})()
     assert env.spec.max_episode_steps == 3
 
 
@@ -120,12 +122,49 @@ def test_module_and_id_import_the_module_that_registers_it(tmp_path, monkeypatch
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
-    assert make_factory("my_registry:MyOwn-v0", {})().spec.name == "MyOwn"
+    assert Factory("my_registry:MyOwn-v0")().spec.name == "MyOwn"
 
 
-def test_a_missing_module_is_named():
-    with pytest.raises(MissingDependencyError, match=r"env = no_such_module:make: .*No module named 'no_such_module'"):
-        make_factory("no_such_module:make", {})()
+@pytest.mark.parametrize("module", ["my_envz", "my_package.my_envz", "no_package.my_envs"])
+def test_a_module_of_one_s_own_that_is_not_where_python_looks_is_told_with_where_that_is(module, tmp_path, monkeypatch):
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_envs.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        EnvironmentContractError, match=rf"^env = {module}:make: .*current folder, in PYTHONPATH"
+    ) as error:
+        Factory(f"{module}:make")()
+    assert not isinstance(error.value, MissingDependencyError)
+    assert ("did you mean my_envs?" in error.value.problem) == (module == "my_envz")
+
+
+def test_a_package_that_a_module_of_one_s_own_imports_is_told_as_not_installed(tmp_path, monkeypatch):
+    (tmp_path / "needy_envs.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError, match=r"^env = needy_envs:make: .*No module named 'no_such_package'"):
+        Factory("needy_envs:make")()
+
+
+RENDERERS = {
+    "osmesa": "names a renderer that is not installed here .*glGetError.*apt-get install libosmesa6.*MUJOCO_GL=disable",
+    "nonsense": r"names no renderer .*glGetError.*\. Unset MUJOCO_GL",
+}
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_a_renderer_that_mujoco_cannot_load_is_told_and_not_the_environment(renderer, tmp_path, monkeypatch):
+    for module in [name for name in sys.modules if name.startswith(("gymnasium.envs.mujoco", "mujoco"))]:
+        monkeypatch.delitem(sys.modules, module)
+    (tmp_path / "mujoco").mkdir()
+    (tmp_path / "mujoco" / "__init__.py").write_text("from mujoco.gl_context import *\n")
+    (tmp_path / "mujoco" / "gl_context.py").write_text("None.glGetError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MUJOCO_GL", renderer)
+    with pytest.raises(MissingDependencyError, match=f"^MUJOCO_GL = {renderer}: {RENDERERS[renderer]}"):
+        Factory("InvertedPendulum-v5")()
+    with pytest.raises(EnvironmentContractError, match="env = unlicensed"):
+        Factory(unlicensed)()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +175,7 @@ def test_a_missing_package_names_the_command_that_installs_it(env, package, extr
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=rf'env = {env}: .*pip install "inchworm\[{extra}\]"'):
-        make_factory(env, {})()
+        Factory(env)()
 
 
 def test_a_factory_that_returns_the_same_object_twice_is_refused():
@@ -145,6 +184,39 @@ def test_a_factory_that_returns_the_same_object_twice_is_refused():
         GymnasiumPool(lambda: env, 2, 0)
     with pytest.raises(EnvironmentContractError, match="same object"):
         GymnasiumPool(lambda: gymnasium.wrappers.TimeLimit(env, 5), 2, 0)
+
+
+def unlicensed(size=1):
+    raise RuntimeError("no licence\nand more")
+
+
+def unregistered():
+    return gymnasium.make("Nothing-Like-It-v0")
+
+
+def without_a_package():
+    raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+
+@pytest.mark.parametrize(
+    ("make", "kwargs", "error", "message"),
+    [
+        (unlicensed, {}, EnvironmentContractError, "^env = unlicensed: cannot be made: RuntimeError: no licence"),
+        (unlicensed, {"sise": 1}, EnvironmentContractError, r"^env_kwargs = .*do not fit unlicensed: .*unexpected"),
+        (unregistered, {}, EnvironmentContractError, "^env = unregistered: cannot be made: NameNotFound"),
+        (without_a_package, {}, MissingDependencyError, r"^env = without_a_package: .*inchworm\[classic\]"),
+    ],
+    ids=["raises", "other arguments", "unknown id", "missing package"],
+)
+def test_what_keeps_a_function_or_class_from_making_an_environment_is_told_as_for_an_id(make, kwargs, error, message):
+    with pytest.raises(error, match=message) as caught:
+        env_source(make, kwargs)
+    assert caught.value.__cause__ is not None
+
+
+def test_an_environment_that_cannot_be_closed_can_still_be_read():
+    with pytest.warns(UserWarning, match="could not be closed: ZeroDivisionError"):
+        assert env_source(type("Unclosable", (Toy,), {"close": fail})).spec.action_space == spaces.Discrete(2)
 
 
 @pytest.mark.parametrize("attribute", ["observation_space", "action_space"])
@@ -514,7 +586,7 @@ MOMENTS = ("in the middle of an episode", "right after a reset", "in the first e
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("env", ENVS)
 def test_a_restored_pool_goes_on_bit_for_bit(env, moment):
-    factory = make_factory(env, ENVS[env])
+    factory = Factory(env, ENVS[env])
     pool = GymnasiumPool(factory, 2, 11)
     expected = play_to(pool, moment)
     # The seed is no part of a snapshot; only an environment that starts anew needs it.
@@ -618,7 +690,7 @@ def test_only_what_cannot_be_brought_back_starts_anew():
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 def test_a_snapshot_does_not_depend_on_how_the_steps_before_it_were_cut_into_rollouts(env):
     def snapshot_after(parts, horizon=None):
-        pool = GymnasiumPool(make_factory(env, {}), 3, 0)
+        pool = GymnasiumPool(Factory(env), 3, 0)
         buffers, door = buffers_of(pool, horizon or max(parts)), spaces.action_door(pool.spec.action_space, "clip")
         pool.reset([leaf[0] for leaf in buffers.obs])
         actions = iter(actions_of(pool, sum(parts), 0))

@@ -10,7 +10,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from inchworm import spaces
 from inchworm.envs.gymnasium import GymnasiumPool, from_gymnasium
-from inchworm.envs.masks import read_mask
+from inchworm.envs.masks import MaskReader
 from inchworm.envs.pool import PoolSnapshot, StepBuffers
 from inchworm.envs.vector import VectorPool
 from inchworm.errors import EnvironmentContractError, UnsupportedSpaceError
@@ -73,8 +73,7 @@ FORMS = {
 
 @pytest.mark.parametrize(("space", "given", "expected"), FORMS.values(), ids=FORMS.keys())
 def test_a_mask_is_read_in_each_of_its_forms(space, given, expected):
-    env = Given(space, given)
-    found = read_mask(env, {"action_mask": given}, from_gymnasium(space, "action_space"))
+    found = MaskReader(from_gymnasium(space, "action_space"))(given, "the environment")
     assert found.dtype == bool
     np.testing.assert_array_equal(found, np.array(expected, bool))
     assert reset(GymnasiumPool(lambda: Given(space, given), 2, 0)).mask.tolist() == [found.tolist()] * 2

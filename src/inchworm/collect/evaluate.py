@@ -1,12 +1,11 @@
 """Returns of a policy in environments of its own, apart from training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +13,15 @@ import numpy as np
 from inchworm import spaces
 from inchworm.collect.acting import prepare
 from inchworm.collect.rollout import Standing, at_start, make_rollout
+from inchworm.envs.checked import CheckedEnv
 from inchworm.envs.jax_env import JaxEnv, first_key
-from inchworm.envs.masks import read_mask
+from inchworm.envs.making import EnvFactory
 from inchworm.envs.pool import environment_seed
 from inchworm.envs.traced import Copies
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
+from inchworm.spaces import EnvSpec
 from inchworm.types import Episodes, PRNGKey
 
 EVALUATION_STREAM = 2**31
@@ -60,7 +61,7 @@ def never(episodes: int) -> bool:
 
 def evaluate(
     policy: Policy,
-    factory: Callable[[], gymnasium.Env],
+    factory: EnvFactory,
     *,
     episodes: int = 20,
     deterministic: bool = True,
@@ -78,15 +79,18 @@ def evaluate(
         seed: of the environment and of sampled actions; training environments of the same seed differ from it.
         max_episode_steps: where an endless episode is cut, and counted as unfinished; it is the last one.
         over: told after each step how many episodes had ended before; True drops this one and ends the evaluation.
+
+    Raises:
+        EnvironmentContractError: the environment does not keep its interface's promises, as in training.
     """
-    env = factory()
+    env = CheckedEnv(factory, EnvSpec(policy.observation_space, policy.action_space))
     returns, lengths, unfinished = [], [], 0
     try:
         for episode in range(episodes):
             episode_seed = environment_seed(seed, EVALUATION_STREAM + episode, 0)
-            start = env.reset(seed=episode_seed)
             # Noise of its own, so that an episode does not depend on what the policy has done before.
-            episode_rewards = play(replace(policy, seed=episode_seed), env, start, deterministic)
+            player = replace(policy, seed=episode_seed)
+            episode_rewards = play(player, env, env.reset(episode_seed), deterministic)
             rewards = []
             for reward in islice(episode_rewards, max_episode_steps):
                 rewards.append(reward)
@@ -151,21 +155,19 @@ def _programs(env: JaxEnv, squash: spaces.Squash, deterministic: bool, num_envs:
     return start, advance
 
 
-def play(policy: Policy, env: gymnasium.Env, start: tuple[Any, dict[str, Any]], deterministic: bool) -> Iterator[float]:
+def play(policy: Policy, env: CheckedEnv, obs: Any, deterministic: bool) -> Iterator[float]:
     """Acts until the episode ends; gives the reward of each step, after it.
 
     Args:
         policy: what acts.
         env: in which; it has just been reset.
-        start: what `reset` returned.
+        obs: what `reset` returned.
         deterministic: act by the distributions' modes.
     """
-    (obs, info), carry, done = start, None, False
+    carry, done = None, False
     while not done:
-        mask = read_mask(env, info, policy.action_space)
-        action = policy.act(obs, carry, mask=mask, deterministic=deterministic)
+        action = policy.act(obs, carry, mask=env.mask, deterministic=deterministic)
         if policy.recurrent:
             action, carry = action
-        obs, reward, terminated, truncated, info = env.step(action)
-        done = terminated or truncated
-        yield float(reward)
+        obs, reward, done = env.step(action)
+        yield reward

@@ -1,7 +1,7 @@
 """An episode as pictures."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -9,15 +9,18 @@ import gymnasium
 import numpy as np
 
 from inchworm.collect.evaluate import play
+from inchworm.envs.checked import CheckedEnv
+from inchworm.envs.making import EnvFactory
 from inchworm.envs.pool import environment_seed, first_line
 from inchworm.errors import EnvironmentContractError, InchwormError, MissingDependencyError
 from inchworm.models.policy import Policy
+from inchworm.spaces import EnvSpec
 
 MAX_FRAMES = 300
 
 
 def render_episode(
-    policy: Policy, factory: Callable[..., gymnasium.Env], *, seed: int = 0, deterministic: bool = True
+    policy: Policy, factory: EnvFactory, *, seed: int = 0, deterministic: bool = True
 ) -> tuple[list[np.ndarray], float, int]:
     """Plays an episode, or its first `MAX_FRAMES` steps.
 
@@ -32,14 +35,14 @@ def render_episode(
 
     Raises:
         MissingDependencyError: there is no renderer.
-        EnvironmentContractError: the environment renders no arrays.
+        EnvironmentContractError: the environment renders no arrays, or does not keep its interface's promises.
     """
     with _rendering():
-        env = factory()
-    with contextlib.closing(env):
-        start = env.reset(seed=environment_seed(seed, 2**30, 0))
+        checked = CheckedEnv(factory, EnvSpec(policy.observation_space, policy.action_space))
+    with contextlib.closing(checked):
+        env, obs = checked.env, checked.reset(environment_seed(seed, 2**30, 0))
         frames, total = [_frame(env)], 0.0
-        for reward in islice(play(replace(policy, seed=seed), env, start, deterministic), MAX_FRAMES - 1):
+        for reward in islice(play(replace(policy, seed=seed), checked, obs, deterministic), MAX_FRAMES - 1):
             total += reward
             frames.append(_frame(env))
         return frames, total, int(env.metadata.get("render_fps") or 30)

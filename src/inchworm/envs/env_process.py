@@ -13,8 +13,9 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.envs.gymnasium import GymnasiumPool
+from inchworm.envs.making import Factory
 from inchworm.envs.process_pool import Channel, Kind, SharedRows, pack_snapshot, unpack_snapshot
-from inchworm.envs.source import env_referred, make_env_of
+from inchworm.envs.source import env_referred
 from inchworm.errors import EnvironmentContractError
 from inchworm.signals import TO_STOP
 from inchworm.workers import PATIENCE_SECONDS, error_to_json, own_stdout
@@ -30,9 +31,7 @@ class Share:
         rows = SharedRows.in_memory(spec, call["horizon"], call["num_envs"], call["file"])
         self.rows = rows.of(slice(first, last))
         os.close(call["file"])
-        self.pool = GymnasiumPool(
-            make_env_of(env_referred(call["env"]), call["kwargs"]), last - first, call["seed"], first
-        )
+        self.pool = GymnasiumPool(Factory(env_referred(call["env"]), call["kwargs"]), last - first, call["seed"], first)
         if self.pool.spec != spec:
             raise EnvironmentContractError(
                 "env",

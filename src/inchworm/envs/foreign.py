@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from inchworm.checks import check_flag, check_integer, check_number, did_you_mean
+from inchworm.envs.mujoco_warnings import mujoco_warns
 from inchworm.envs.pool import first_line
 from inchworm.errors import ConfigError, EnvironmentContractError, InchwormError, MissingDependencyError
 
@@ -105,7 +106,8 @@ def constructing(env: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         EnvironmentContractError: the environment cannot be made, as when a download fails.
     """
     try:
-        yield
+        with mujoco_warns():
+            yield
     except InchwormError:
         raise
     except (OSError, subprocess.SubprocessError) as error:

@@ -1,20 +1,17 @@
-"""Gymnasium environments: their spaces, their making, and a pool that steps a plain list of them.
+"""Gymnasium environments: their spaces, and a pool that steps a plain list of them.
 
 The pool resets in the same step, so that it has no reset rows, and remembers for each environment how to replay
 the episode so far, see `episode_log`.
 """
 
-import importlib
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from inchworm import spaces
-from inchworm.checks import did_you_mean
 from inchworm.envs.episode_log import MAX_REPLAY_STEPS, EpisodeLog, OpenRows, checksum
+from inchworm.envs.making import EnvFactory
 from inchworm.envs.masks import MaskRows, find_mask, gives_by_method
 from inchworm.envs.pool import (
     ObservationReader,
@@ -22,96 +19,19 @@ from inchworm.envs.pool import (
     StepBuffers,
     close_env,
     environment_seed,
-    first_line,
     foreign_snapshot,
     raised_error,
     unpack,
     write,
 )
-from inchworm.errors import (
-    EnvironmentContractError,
-    MissingDependencyError,
-    UnsupportedSpaceError,
-)
+from inchworm.errors import EnvironmentContractError, UnsupportedSpaceError
 from inchworm.spaces import EnvSpec
-
-EnvFactory = Callable[[], gymnasium.Env]
 
 REPLAY_ROWS = 256
 """Steps of an episode that are lived again before they are held against its log."""
 
 RESET_PARTS = ("observation", "info")
 STEP_PARTS = ("observation", "reward", "terminated", "truncated", "info")
-
-EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "Box2D": "box2d", "pygame": "classic"}
-"""The extra of this package that installs a module an environment asks for."""
-
-
-def make_factory(env: str, kwargs: dict[str, Any]) -> EnvFactory:
-    """A function that makes the environment of an id, or of `module:factory`.
-
-    Raises:
-        EnvironmentContractError: there is no such environment.
-        MissingDependencyError: its package is not installed.
-    """
-
-    def make() -> gymnasium.Env:
-        try:
-            factory = _module_factory(env)
-            if factory is not None:
-                return factory(**kwargs)
-            # Our own checks see every step; gymnasium's would only see the first.
-            return gymnasium.make(env, disable_env_checker=True, **kwargs)
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise _missing_package(env, str(error)) from error
-        except ModuleNotFoundError as error:
-            raise _missing_package(env, f"No module named {error.name!r}", error.name) from error
-        except gymnasium.error.Error as error:
-            module, colon, attribute = env.partition(":")
-            if colon:
-                problem = f"is not there: {module} has no {attribute or 'name after the colon'}"
-                problem += did_you_mean(attribute, vars(sys.modules[module]) if module in sys.modules else ())
-            else:
-                near = did_you_mean(env, list(gymnasium.registry)) or f" ({first_line(error)})"
-                problem = "is no environment that gymnasium knows" + near
-            raise EnvironmentContractError(
-                "env", env, problem, "Give a registered id, or module:factory for one of your own."
-            ) from error
-        except ImportError as error:
-            raise EnvironmentContractError(
-                "env", env, f"cannot be made: {first_line(error).rstrip('.')}", "Choose another environment."
-            ) from error
-        except Exception as error:
-            if isinstance(error, TypeError) and kwargs:
-                raise EnvironmentContractError(
-                    "env_kwargs",
-                    repr(kwargs),
-                    f"do not fit {env}: {first_line(error)}",
-                    "Check the environment's arguments.",
-                ) from error
-            raise EnvironmentContractError(
-                "env",
-                env,
-                f"cannot be made: {type(error).__name__}: {first_line(error)}",
-                "Mend what makes it; `inchworm --debug` shows where.",
-            ) from error
-
-    return make
-
-
-def _module_factory(env: str) -> Callable[..., gymnasium.Env] | None:
-    module_name, colon, attribute = env.partition(":")
-    if not colon:
-        return None
-    return getattr(importlib.import_module(module_name), attribute, None)
-
-
-def _missing_package(env: str, message: str, module: str | None = None) -> MissingDependencyError:
-    extra = EXTRAS.get(module or "") or next((name for key, name in EXTRAS.items() if key in message), None)
-    install = f'pip install "inchworm[{extra}]"' if extra else "Install the package that the message names"
-    return MissingDependencyError(
-        "env", env, f"needs a package that is not installed: {message.rstrip('.')}", f"{install}."
-    )
 
 
 def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
@@ -376,17 +296,7 @@ class GymnasiumPool:
             answer = self._steps[index](action)
         except Exception as error:
             raise raised_error("step", error, source) from error
-        raw_obs, reward, terminated, truncated, info = unpack("step", answer, STEP_PARTS, source)
-        if not (type(reward) in _PLAIN and type(terminated) in _PLAIN and type(truncated) in _PLAIN):
-            try:
-                reward, terminated, truncated = _one(reward), _one(terminated), _one(truncated)
-            except (TypeError, ValueError) as error:
-                raise EnvironmentContractError(
-                    "env.step",
-                    repr(answer[1:4]),
-                    f"is what {source} returned as reward, terminated, truncated",
-                    "Return one number and two flags.",
-                ) from error
+        raw_obs, reward, terminated, truncated, info = read_step(answer, source)
         for rows, leaf in zip(buffers.next_obs, self._read(raw_obs, source), strict=True):
             rows[t, column] = leaf
         buffers.reward[t, column] = reward
@@ -429,6 +339,26 @@ class GymnasiumPool:
 
 
 _PLAIN = frozenset({bool, float, int, np.bool_, np.float64, np.float32})
+
+
+def read_step(answer: Any, source: str) -> tuple[Any, ...]:
+    """The parts of what `step` returned, reward and flags as one number each.
+
+    Raises:
+        EnvironmentContractError: they are not there; the message names `source`, which returned it.
+    """
+    raw_obs, reward, terminated, truncated, info = unpack("step", answer, STEP_PARTS, source)
+    if type(reward) in _PLAIN and type(terminated) in _PLAIN and type(truncated) in _PLAIN:
+        return answer
+    try:
+        return raw_obs, _one(reward), _one(terminated), _one(truncated), info
+    except (TypeError, ValueError) as error:
+        raise EnvironmentContractError(
+            "env.step",
+            repr(answer[1:4]),
+            f"is what {source} returned as reward, terminated, truncated",
+            "Return one number and two flags.",
+        ) from error
 
 
 def _one(value: Any) -> Any:

@@ -193,16 +193,3 @@ def find_mask(env: gymnasium.Env, info: Any, by_method: bool, source: str) -> An
         except Exception as error:
             raise raised_error(METHOD, error, source) from error
     return found
-
-
-def read_mask(env: gymnasium.Env, info: Any, space: spaces.Space) -> np.ndarray | None:
-    """The mask (num_mask_columns,) of an environment's next action, with the `info` of its last reset or step.
-
-    None if it gives none.
-
-    Raises:
-        EnvironmentContractError: it does not fit the action space, or leaves nothing to choose.
-    """
-    source = "the environment"
-    found = find_mask(env, info, gives_by_method(env), source)
-    return None if found is None else MaskReader(space)(found, source)

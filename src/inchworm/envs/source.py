@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
@@ -16,13 +16,14 @@ from inchworm.envs.ale_envs import AleEnvs, ale_view, drawing_view, is_game
 from inchworm.envs.brax_envs import make_brax
 from inchworm.envs.envpool_envs import EnvPoolEnvs, envpool_view
 from inchworm.envs.foreign import check_known_id, check_kwargs
-from inchworm.envs.gymnasium import EnvFactory, GymnasiumPool, make_factory, spec_of
+from inchworm.envs.gymnasium import GymnasiumPool, spec_of
 from inchworm.envs.gymnax_envs import make_gymnax
 from inchworm.envs.jax_contract import check_jax_env
 from inchworm.envs.jax_control import CLASSIC_CONTROL, ClassicControl
 from inchworm.envs.jax_env import GymnasiumView, JaxEnv
+from inchworm.envs.making import EnvFactory, Factory, name_of
 from inchworm.envs.playground_envs import make_playground
-from inchworm.envs.pool import Pool, first_line
+from inchworm.envs.pool import Pool, close_env, first_line
 from inchworm.envs.process_pool import ProcessPool
 from inchworm.envs.single_view import SingleView
 from inchworm.envs.traced import StartedEnvs
@@ -89,11 +90,6 @@ class EnvSource:
                 f"Set num_envs={self.num_envs}.",
             )
         return VectorPool(self.vector(), seed)
-
-
-def make_env_of(origin: Any, kwargs: dict[str, Any]) -> EnvFactory:
-    """A function that makes one of Gymnasium's environments, of an id, `module:factory`, a class or a function."""
-    return make_factory(origin, kwargs) if isinstance(origin, str) else cast(EnvFactory, partial(origin, **kwargs))
 
 
 def env_reference(env: Any) -> Any:
@@ -169,9 +165,8 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
         )
     if not callable(env):
         raise ConfigError("env", repr(env), "is no environment", "Give an id, a class or a function that makes one.")
-    name = getattr(env, "__qualname__", type(env).__qualname__).replace("<locals>.", "").replace("<lambda>", "lambda")
     kwargs, _ = _stored_kwargs(kwargs)
-    return _from_factory(name, env, kwargs)
+    return _from_factory(name_of(env), env, kwargs)
 
 
 def is_object(env: Any) -> bool:
@@ -244,7 +239,7 @@ def _classic_control(env: str, kwargs: dict[str, Any]) -> ClassicControl:
 
 
 def _from_factory(name: str, origin: Any, kwargs: dict[str, Any]) -> EnvSource:
-    factory: Callable[[], Any] = make_env_of(origin, kwargs)
+    factory = Factory(origin, kwargs)
     env = factory()
     if isinstance(env, VectorEnv):
         first = [env]
@@ -262,7 +257,7 @@ def _from_factory(name: str, origin: Any, kwargs: dict[str, Any]) -> EnvSource:
         return EnvSource(name, by_id, factory, spec, module, limit, kwargs=kwargs, origin=origin)
     finally:
         if isinstance(env, gymnasium.Env):
-            env.close()
+            close_env(name, env)
 
 
 def _from_jax(name: str, env: Any, kwargs: dict[str, Any]) -> EnvSource:
@@ -298,4 +293,4 @@ def _from_pool(
 
 
 def _gymnasium_renderer(env: str, kwargs: dict[str, Any]) -> EnvFactory:
-    return make_factory(env, kwargs | {"render_mode": "rgb_array"})
+    return Factory(env, kwargs | {"render_mode": "rgb_array"})

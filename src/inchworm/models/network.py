@@ -1,7 +1,5 @@
 """From raw observations to outputs: encoder, recurrent core and layers."""
 
-import math
-from collections.abc import Callable
 from dataclasses import field, replace
 from typing import Any
 
@@ -10,15 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from inchworm import spaces
-from inchworm.errors import ConfigError
 from inchworm.models.convolution import IMAGE_NETWORKS
+from inchworm.models.custom import CustomEncoder, CustomNetwork, make_custom_encoder
 from inchworm.models.mlp import MLP, orthogonal_mlp
 from inchworm.models.observations import (
     Normalizers,
     encode,
     encode_leaf,
     is_image,
-    normalize,
     num_features,
     scale_bytes,
 )
@@ -26,10 +23,6 @@ from inchworm.models.recurrent import GRU, LSTM, orthogonal_gru, orthogonal_lstm
 from inchworm.models.settings import ModelSettings
 from inchworm.numerics.tree import pytree
 from inchworm.types import AnyArray, ArrayTree, PRNGKey
-
-CustomNetwork = Callable[[PRNGKey, spaces.Space], Callable[[Any], Any]]
-"""A network of the user's own: from a key and the observation space to a pytree that is called with a batch of
-normalised observations, a tree like the space with leaves (B, ...), and returns features (B, F)."""
 
 
 @pytree
@@ -57,21 +50,6 @@ class ImageEncoder:
             for network, leaf, normalizer, value in rows
         ]
         return jnp.concatenate(parts, axis=-1)
-
-
-@pytree
-class CustomEncoder:
-    """A network of the user's own, fed with normalised observations."""
-
-    network: Any
-    space: spaces.Space = field(metadata={"static": True})
-
-    def __call__(self, normalizers: Normalizers, obs: ArrayTree) -> Float[AnyArray, "*batch F"]:
-        leaves = spaces.flatten(self.space, normalize(self.space, normalizers, obs))
-        batch = leaves[0].shape[: leaves[0].ndim - len(spaces.leaf_shape(spaces.leaves(self.space)[0]))]
-        flat = [leaf.reshape((math.prod(batch), *leaf.shape[len(batch) :])) for leaf in leaves]
-        features = self.network(spaces.unflatten(self.space, flat))
-        return features.reshape((*batch, features.shape[-1]))
 
 
 @pytree
@@ -177,51 +155,14 @@ def _make_encoder(
     """The encoder, and the length of the vector it makes of an observation."""
     leaves = spaces.leaves(space)
     if custom is not None:
-        encoder = CustomEncoder(_call_custom(custom, key, space), space)
-    elif any(map(is_image, leaves)):
-        make = IMAGE_NETWORKS[settings.image_network]
-        keys = jax.random.split(key, len(leaves))
-        rows = zip(keys, leaves, strict=True)
-        encoder = ImageEncoder(
-            tuple(make(k, spaces.leaf_shape(leaf)) if is_image(leaf) else None for k, leaf in rows), space
-        )
-    else:
+        return make_custom_encoder(custom, key, space)
+    if not any(map(is_image, leaves)):
         return VectorEncoder(space), sum(map(num_features, leaves))
-    return encoder, _width_of(encoder, leaves)
-
-
-def _call_custom(custom: CustomNetwork, key: PRNGKey, space: spaces.Space) -> Any:
-    try:
-        return custom(key, space)
-    except Exception as error:
-        raise ConfigError(
-            "network",
-            getattr(custom, "__qualname__", type(custom).__name__),
-            f"raises {type(error).__name__}: {error}",
-            "Give a function that takes a random key and the observation space, and returns a pytree.",
-        ) from error
-
-
-def _width_of(encoder: ImageEncoder | CustomEncoder, leaves: list[spaces.Leaf]) -> int:
-    """How many features an encoder gives for one observation."""
-    one = spaces.unflatten(
-        encoder.space,
-        [jax.ShapeDtypeStruct((1, *spaces.leaf_shape(leaf)), spaces.storage_dtype(leaf)) for leaf in leaves],
-    )
-
-    def features_of(encoder: ImageEncoder | CustomEncoder, obs: ArrayTree) -> AnyArray:
-        return encoder.network(obs) if isinstance(encoder, CustomEncoder) else encoder((None,) * len(leaves), obs)
-
-    try:
-        features = jax.eval_shape(features_of, encoder, one)
-        if len(features.shape) == 2 and features.shape[0] == 1:
-            return features.shape[1]
-        found = f"an array of shape {features.shape}"
-    except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-    raise ConfigError(
-        "network",
-        type(getattr(encoder, "network", encoder)).__name__,
-        f"gives {found} for a batch of one observation",
-        "Return an array of shape (batch, features) for observations of shape (batch, ...).",
-    )
+    make = IMAGE_NETWORKS[settings.image_network]
+    rows = zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+    networks = tuple(make(k, spaces.leaf_shape(leaf)) if is_image(leaf) else None for k, leaf in rows)
+    widths = [
+        num_features(leaf) if network is None else network.num_features
+        for network, leaf in zip(networks, leaves, strict=True)
+    ]
+    return ImageEncoder(networks, space), sum(widths)

@@ -1,0 +1,86 @@
+"""MuJoCo's warnings as Python's: by itself it prints each time and writes MUJOCO_LOG.TXT into the current folder."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.abc import Loader, MetaPathFinder
+from typing import Any
+
+from inchworm.workers import INSIDE
+
+_told: set[str] = set()
+"""Messages that were told, without their numbers: a time differs whenever a simulation goes astray."""
+_making = 0
+"""How many environments are being made, one within another."""
+
+
+@contextlib.contextmanager
+def mujoco_warns() -> Iterator[None]:
+    """Inside it environments are made; from there on MuJoCo's messages are warnings, each given once.
+
+    MuJoCo is not imported for that: where something else imports it, its messages are taken over right after. A handler
+    of the user's own stays.
+    """
+    global _making
+    finder = _Finder()
+    if "mujoco" in sys.modules:
+        _take_over(sys.modules["mujoco"])
+    else:
+        sys.meta_path.insert(0, finder)
+    _making += 1
+    try:
+        yield
+    finally:
+        _making -= 1
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+
+
+def _take_over(mujoco: Any) -> None:
+    if getattr(mujoco, "get_mju_user_warning", lambda: True)() is None:
+        mujoco.set_mju_user_warning(_tell)
+
+
+def _tell(message: str) -> None:
+    sort = re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "", message)
+    # What comes up while environments are made, the process that started this one was told by its own.
+    if sort in _told or (_making and INSIDE in os.environ):
+        return
+    _told.add(sort)
+    try:
+        warnings.warn(f"MuJoCo: {message}", stacklevel=2)
+    except Exception:
+        # Where warnings are errors: one that is raised into MuJoCo's own code would end the process.
+        print(f"MuJoCo: {message}", file=sys.stderr)
+
+
+class _Finder(MetaPathFinder):
+    """Finds MuJoCo where others find it, and takes its messages over once it is imported."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != "mujoco":
+            return None
+        sys.meta_path.remove(self)
+        found = importlib.util.find_spec(fullname)
+        if found is not None and found.loader is not None:
+            found.loader = _Loader(found.loader)
+        return found
+
+
+class _Loader(Loader):
+    """Stands in for MuJoCo's loader until it is loaded."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: Any) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        module.__loader__ = module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _take_over(module)
