@@ -1,6 +1,6 @@
 """Returns of a policy in environments of its own, apart from training."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
