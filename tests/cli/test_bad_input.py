@@ -127,8 +127,8 @@ def test_an_environment_that_keeps_giving_nan_stops_with_a_good_checkpoint_to_go
     command = ["train", "faulty:nan", "--out", tmp_path, "--name", "x", "--total-steps", 3200, *SMALL, *QUIET]
     message = error_of(capsys, *command)
     assert "10 updates in a row" in message
-    run = tmp_path / "faulty->nan" / "ppo" / "x"
-    assert f"`inchworm resume {run}` goes on from its last checkpoint" in message
+    run = tmp_path / "faulty-nan" / "ppo" / "x"
+    assert f"`inchworm resume {run} --env faulty:nan` goes on from its last checkpoint" in message
     newest = checkpoints.list_checkpoints(run / "checkpoints")[-1]
     state = checkpoints.load_checkpoint(newest).state
     assert all(np.isfinite(array).all() for array in state.values() if array.dtype.kind == "f")
@@ -241,7 +241,7 @@ def test_a_damaged_policy_is_refused(capsys, run_copy):
 def test_a_module_named_in_a_run_is_not_imported_at_resume(capsys, tmp_path):
     command = ["train", "faulty:none", "--total-steps", 64, "--out", tmp_path, "--name", "x", *SMALL, *QUIET]
     assert main([str(word) for word in command]) == 0
-    path = tmp_path / "faulty->none" / "ppo" / "x"
+    path = tmp_path / "faulty-none" / "ppo" / "x"
     sys.modules.pop("faulty")
     assert "--env" in error_of(capsys, "resume", path, "--total-steps", "128")
 

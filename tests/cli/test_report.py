@@ -79,7 +79,7 @@ def test_the_video_stands_in_the_columns_of_the_others_and_its_path_alone(module
     assert values["curve"] == f"{run}/curve.png"
     assert values["video"] == f"{run}/video.mp4"
     assert Path(values["video"]).stat().st_size > 0
-    assert values[""] == "6 frames, return 5.0 up to the last"
+    assert values[""] == "6 frames, return 5 up to the last"
     assert captured.err == ""
 
 

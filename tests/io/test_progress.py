@@ -118,7 +118,7 @@ def test_several_runs_share_a_line(capsys):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.0, "0.0"),
+        (0.0, "0"),
         (1.0, "1"),
         (0.93, "0.93"),
         (-0.0512, "-0.0512"),

@@ -8,7 +8,7 @@ from typing import Any
 
 def format_return(value: float) -> str:
     """With a decimal, or with three digits where a decimal would hide them, as in tasks that pay between 0 and 1."""
-    return f"{value:,.1f}" if abs(value) >= 10 or value == 0 else f"{value:.3g}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def format_seconds(seconds: float) -> str:
