@@ -762,6 +762,9 @@ def test_a_run_is_shown_in_a_line_and_in_a_notebook_with_its_scores_and_curve(ru
     assert "data:image/png;base64," in page
     assert "over the last" in page
     assert "Run(" in repr(iw.load(run.folder))
+    assert repr(run.policy).startswith("Policy(CartPole-v1, ppo, 320 steps, Box(")
+    assert len(repr(run.policy)) < 400
+    assert "deterministic, 2 episodes, return" in repr(run.evaluate(episodes=2))
 
 
 def test_the_best_checkpoint_can_be_loaded_and_gone_on_from(tmp_path):

@@ -25,6 +25,7 @@ from inchworm.io.loggers import JsonLines, TensorBoard, keep_numbers
 from inchworm.io.policy_file import save_policy
 from inchworm.io.progress import ProgressLine, say
 from inchworm.io.provenance import differing_numerics, provenance
+from inchworm.io.report import short
 from inchworm.io.run_folder import RunFolder, create_run_folder, read_json, write_json
 from inchworm.loop import Ended, Iteration, LiveRun, Observer, Progress, train_loop
 from inchworm.models.actor_critic import Model
@@ -191,7 +192,7 @@ class Trainer:
         observers: list[Observer] = [*self.callbacks, to_metrics_file, to_tensorboard]
         if self.show_progress:
             config = self.config
-            say(f"{headline(config)}, seed {config.seed}, on {device_name(config.devices)}\n{self.folder.path}")
+            say(f"{headline(config)}, seed {config.seed}, on {device_name(config.devices)}\n{short(self.folder.path)}")
             line = ProgressLine(self.config.total_steps, self.config.max_seconds, self.progress.seconds)
             stack.callback(line.close)
             line.note("compiling")
@@ -399,7 +400,7 @@ def _leave(reason: str, results: Sequence[Run | InchwormError]) -> None:
     for run in results:
         if isinstance(run, Run):
             steps, total = run.summary["env_steps"], run.config.total_steps
-            call = f"inchworm evaluate {run.folder}"
+            call = f"inchworm evaluate {short(run.folder)}"
             if run.summary["stopped_by"] == reason:
                 call = call_to_resume(run.folder, run.config)
             print(f"After {steps:,} of {total:,} steps. Continue with:\n  {call}")
@@ -411,4 +412,4 @@ def call_to_resume(folder: Path, config: RunConfig) -> str:
     again = ["env"] * (not config.env_by_id) + list(config.own_parts)
     if again:
         return f"iw.resume({str(folder)!r}, {', '.join(f'{part}=...' for part in again)})"
-    return f"inchworm resume {folder}" + (f" --env {config.env}" if ":" in config.env else "")
+    return f"inchworm resume {short(folder)}" + (f" --env {config.env}" if ":" in config.env else "")

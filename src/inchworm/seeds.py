@@ -20,7 +20,7 @@ from inchworm.envs.source import EnvSource, env_reference
 from inchworm.errors import ConfigError, InchwormError, WorkerError
 from inchworm.io.curve import plot_group
 from inchworm.io.progress import GroupProgress, say
-from inchworm.io.report import as_html, final_return, group_scores
+from inchworm.io.report import as_html, final_return, group_scores, short
 from inchworm.io.run_folder import RunFolder, check_name, check_new, create_run_folder, free_stamp, write_json
 from inchworm.loop import Iteration, Observer
 from inchworm.models.network import CustomNetwork
@@ -144,7 +144,7 @@ def train_seeds(
         group = create_run_folder(*of_env, "", group_name)
         if progress:
             numbers = ", ".join(map(str, seeds))
-            say(f"{headline(config)}, seeds {numbers}, on {device_name()}\n{group.path}")
+            say(f"{headline(config)}, seeds {numbers}, on {device_name()}\n{short(group.path)}")
         line = GroupProgress(len(seeds), config.total_steps, max_seconds, progress)
         stack.callback(line.close)
         line.note("compiling")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from inchworm.api import load
 from inchworm.cli.options import Argument, read_options
-from inchworm.io.report import format_return
+from inchworm.io.report import format_return, with_spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     for kind, result in results.items():
         cut = f", {result.unfinished} cut at its step limit" if result.unfinished else ""
         print(
-            f"  {kind:<13}  return {format_return(result.mean)} ± {format_return(result.std)}  (from "
+            f"  {kind:<13}  return {with_spread(result.mean, result.std)}  (from "
             f"{format_return(min(result.returns))} to {format_return(max(result.returns))}, "
             f"{len(result.returns)} episodes{cut})"
         )

@@ -1,7 +1,6 @@
 """What a run came to and where everything is, as a command prints it at its end."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inchworm.cli.streams import plain
-from inchworm.io.report import describe, final_return, format_return, group_scores, scores
+from inchworm.io.report import describe, final_return, format_return, group_scores, scores, short
 from inchworm.io.run_folder import RunFolder
 from inchworm.run import Run
 from inchworm.seeds import RunGroup
@@ -47,11 +46,6 @@ def columns(shown: Mapping[str, Any], width: int = 0) -> str:
             value = f"\n    {value}" if len(value) > room else value
         rows[name.ljust(width)] = value
     return "\n".join(row.rstrip() for row in describe(rows).split("\n"))
-
-
-def short(path: Path) -> str:
-    """A path from the current folder, where that is shorter."""
-    return min(os.path.relpath(path), str(path), key=len)
 
 
 def video_of(path: Path, frames: int, total: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from inchworm.envs.jax_env import JaxEnv, first_key
 from inchworm.envs.making import EnvFactory
 from inchworm.envs.pool import environment_seed
 from inchworm.envs.traced import Copies
+from inchworm.io.report import with_spread
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
@@ -30,7 +31,7 @@ CALL_STEPS = 125
 """Of a compiled call, after which episodes that have ended are looked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Undiscounted returns and lengths of some episodes."""
 
@@ -48,6 +49,10 @@ class Evaluation:
     def std(self) -> float:
         """Standard deviation over episodes."""
         return float(np.std(self.returns))
+
+    def __repr__(self) -> str:
+        how = "deterministic" if self.deterministic else "stochastic"
+        return f"Evaluation({how}, {len(self.returns)} episodes, return {with_spread(self.mean, self.std)})"
 
     def summary(self) -> dict[str, Any]:
         """As JSON."""

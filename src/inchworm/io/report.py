@@ -2,6 +2,7 @@
 
 import base64
 import html
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,16 @@ from typing import Any
 def format_return(value: float) -> str:
     """With a decimal, or with three digits where a decimal would hide them, as in tasks that pay between 0 and 1."""
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def with_spread(mean: float, deviation: float) -> str:
+    """A mean and the deviation around it, with as many decimals."""
+    return f"{format_return(mean)} ± {f'{deviation:,.1f}' if abs(mean) >= 10 else f'{deviation:.3g}'}"
+
+
+def short(path: Path) -> str:
+    """A path from the current folder, where that is shorter."""
+    return min(os.path.relpath(path), str(path), key=len)
 
 
 def format_seconds(seconds: float) -> str:
@@ -38,8 +49,7 @@ def scores(summary: dict[str, Any]) -> dict[str, str]:
         if evaluation := summary.get(f"evaluation_{kind}"):
             cut = f", {evaluation['unfinished']} cut" if evaluation["unfinished"] else ""
             told[kind] = (
-                f"{format_return(evaluation['mean'])} ± {format_return(evaluation['std'])} over "
-                f"{len(evaluation['returns'])} episodes{cut}"
+                f"{with_spread(evaluation['mean'], evaluation['std'])} over {len(evaluation['returns'])} episodes{cut}"
             )
     return told
 
@@ -59,9 +69,8 @@ def group_scores(summary: dict[str, Any]) -> dict[str, str]:
         if score := summary.get(kind):
             spread = score["std_over_seeds"]
             name = kind.removeprefix("evaluation_").replace("_100", "")
-            told[name] = format_return(score["mean"]) + (
-                "" if spread is None else f" ± {format_return(spread)} over seeds"
-            )
+            mean = score["mean"]
+            told[name] = format_return(mean) if spread is None else f"{with_spread(mean, spread)} over seeds"
     return told
 
 

@@ -20,7 +20,7 @@ NOISE_BLOCK = 256
 """Steps of noise drawn at once."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Policy:
     """Acts on raw observations, as it did when it was trained."""
 
@@ -43,6 +43,11 @@ class Policy:
         self._noise: list[ArrayTree] = []
         self._noise_batch = 0
         self._drawn = 0
+
+    def __repr__(self) -> str:
+        said = [f"{self.info[name]}" for name in ("env", "algorithm") if name in self.info]
+        steps = [f"{self.info['env_steps']:,} steps"] if "env_steps" in self.info else []
+        return f"Policy({', '.join([*said, *steps, f'{self.observation_space} to {self.action_space}'])})"
 
     @property
     def observation_space(self) -> spaces.Space:
