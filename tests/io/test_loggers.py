@@ -33,9 +33,13 @@ def test_tensorboard_is_told_of_every_row_as_part_of_a_mean_and_always_of_the_la
     board = TensorBoard(tmp_path, 0, {})
     for row in range(1, 8):
         now[0] = 0.1 * row
-        board.write(10 * row, {"episode/return": float(row), "episode/length": np.nan if row == 3 else 1.0})
+        board.write(
+            10 * row,
+            {"episode/count": row, "episode/return": float(row), "episode/length": np.nan if row == 3 else 1.0},
+        )
     board.close()
     assert points[0]["episode/return"] == [(10, 1.0), (60, np.mean([2, 3, 4, 5, 6])), (70, 7.0)]
+    assert points[0]["episode/count"] == [(10, 1), (60, 6), (70, 7)]
     assert points[0]["episode/length"] == [(10, 1.0), (60, 1.0), (70, 1.0)]
 
 

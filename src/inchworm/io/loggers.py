@@ -14,6 +14,9 @@ from inchworm.warning import warn
 TENSORBOARD_SECONDS = 0.5
 """TensorBoard gets a point at most this often, the mean since the last; the JSON lines have every iteration."""
 
+COUNTER = "episode/count"
+"""Of which the last is told and not a mean."""
+
 
 class JsonLines:
     """Appends a line of metrics for each iteration."""
@@ -102,7 +105,7 @@ class TensorBoard:
     def _add_point(self) -> None:
         self._last = time.monotonic()
         for name, values in self._since.items():
-            mean = fmean(values)
+            mean = values[-1] if name == COUNTER else fmean(values)
             if mean or not name.startswith("guard/") or name in self._told:
                 self._told.add(name)
                 self._writer.add_scalar(name, mean, self._env_steps)
