@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import sys
+from importlib import import_module
 from types import ModuleType
 
 import gymnasium
@@ -230,6 +231,30 @@ def test_a_damaged_configuration_is_refused(capsys, run_copy, text):
     (run_copy / "config.json").write_text(text)
     for command in ("resume", "evaluate"):
         error_of(capsys, command, run_copy)
+
+
+def test_which_checkpoint_is_to_be_used_is_one_of_two(capsys, finished):
+    for command in ("evaluate", "record", "resume"):
+        assert "error: which = first: is not one of the choices" in error_of(
+            capsys, command, finished, "--which", "first"
+        )
+
+
+@pytest.mark.parametrize("words", [[], ["--which", "best"], ["--which=last"]])
+def test_the_checkpoint_that_is_named_is_used(monkeypatch, words):
+    class Taken(Exception):
+        pass
+
+    def take(*arguments, which, **options):
+        raise Taken(which)
+
+    monkeypatch.setattr("inchworm.api.load", take)
+    for name in ("evaluate", "resume", "record"):
+        command = import_module(f"inchworm.cli.{name}")
+        monkeypatch.setattr(command, "resume" if name == "resume" else "load", take, raising=False)
+        with pytest.raises(Taken) as taken:
+            command.main(["runs/x", *words])
+        assert str(taken.value) == ("best" if "best" in words else "last")
 
 
 def test_a_damaged_policy_is_refused(capsys, run_copy):

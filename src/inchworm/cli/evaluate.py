@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from inchworm.api import load
 from inchworm.cli.options import Argument, read_options
@@ -16,6 +16,8 @@ class Options:
 
     run: Annotated[Path, Argument("RUN")]
     """The run's folder."""
+    which: Literal["last", "best"] = "last"
+    """Which of the run's policies: the one it ended with, or that of the checkpoint with the highest mean return."""
     episodes: int = 20
     """Episodes of each kind."""
     seed: int | None = None
@@ -28,7 +30,7 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     options = read_options("evaluate", Options, arguments)
-    run = load(options.run)
+    run = load(options.run, which=options.which)
     results = {
         kind: run.evaluate(
             episodes=options.episodes, deterministic=kind == "deterministic", seed=options.seed, env=options.env

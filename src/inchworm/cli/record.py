@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from inchworm.cli.options import Argument, read_options
 
@@ -16,6 +16,8 @@ class Options:
 
     run: Annotated[Path, Argument("RUN")]
     """The run's folder."""
+    which: Literal["last", "best"] = "last"
+    """Which of the run's policies: the one it ended with, or that of the checkpoint with the highest mean return."""
     out: Path | None = None
     """The video's file; by default video.mp4 in the run's folder."""
     seed: int = 0
@@ -36,7 +38,9 @@ def main(arguments: list[str]) -> int:
     from inchworm.api import load, record
     from inchworm.cli.report import columns, video_of
 
-    path, frames, total = record(load(options.run), out=options.out, seed=options.seed, env=options.env)
+    path, frames, total = record(
+        load(options.run, which=options.which), out=options.out, seed=options.seed, env=options.env
+    )
     if options.json:
         print(json.dumps({"video": str(path), "frames": frames, "return": total}))
     else:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from inchworm.api import resume
 from inchworm.cli.options import Argument, read_options
@@ -19,6 +19,8 @@ class Options:
 
     run: Annotated[Path, Argument("RUN")]
     """The run's folder."""
+    which: Literal["last", "best"] = "last"
+    """Where to go on from: the newest checkpoint, or the one with the highest mean return, which makes a new run."""
     env: str | None = None
     """module:factory, where the run was started with one; by default the run's own environment."""
     total_steps: int | None = None
@@ -36,6 +38,7 @@ def main(arguments: list[str]) -> int:
     run = resume(
         options.run,
         options.env,
+        which=options.which,
         total_steps=options.total_steps,
         evaluation_episodes=options.evaluation_episodes,
         progress=options.progress,
