@@ -1,13 +1,16 @@
-"""Warnings that point at the user's own line."""
+"""Warnings that point at the user's own line, and how programs of this library show them."""
 
 import contextlib
+import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = f"{Path(__file__).parent}/"
 _BETWEEN = (contextlib.__file__, "<string>")
 """Where calls from one part of the library to another pass through: exit stacks, and dataclasses' own methods."""
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)?")
 
 
 def warn(text: str) -> None:
@@ -16,3 +19,14 @@ def warn(text: str) -> None:
     while frame.f_back and (frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename in _BETWEEN):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, UserWarning, stacklevel=level)
+
+
+def show(message: Any, category: type, *_: Any, **__: Any) -> None:
+    """Shows a warning in place of `warnings.showwarning`: what is meant for users, in one line, without its place."""
+    if issubclass(category, UserWarning) and not issubclass(category, DeprecationWarning):
+        print(plain(f"warning: {message}"), file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """The text without the codes for colours and the like, which simulators put into their messages."""
+    return _ESCAPES.sub("", text)

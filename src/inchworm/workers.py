@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Thread
@@ -24,6 +25,7 @@ from typing import Any
 from inchworm import errors
 from inchworm.errors import ConfigError, FieldError, InchwormError, WorkerError
 from inchworm.signals import leave, told_to_stop
+from inchworm.warning import show
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 5.0
@@ -207,7 +209,11 @@ def _stop_with_parent() -> None:
 
 
 def own_stdout() -> int:
-    """A file descriptor of standard output for answers alone: what anything else prints goes to standard error."""
+    """A file descriptor of standard output for answers alone: what anything else prints goes to standard error.
+
+    Warnings go there as from the command line, because a worker's own lines mean nothing to the user.
+    """
+    warnings.showwarning = show
     answers = os.dup(1)
     os.dup2(2, 1)
     return answers

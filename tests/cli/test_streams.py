@@ -9,7 +9,7 @@ import gymnasium
 import pytest
 
 from inchworm.cli.main import main
-from inchworm.cli.streams import plain
+from inchworm.warning import plain
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -66,6 +66,27 @@ class Coloured(gymnasium.Env):
         raise RuntimeError("\x1b[31mit is red\x1b[0m")
 
 
+class RedSteps(gymnasium.Env):
+    """Its steps raise in colour."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        raise RuntimeError("\x1b[31mit is red\x1b[0m")
+
+
+def test_what_a_check_finds_is_told_without_colours(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "coloured", sys.modules[__name__])
+    assert main(["check", "coloured:RedSteps", "--steps", "10"]) == 2
+    told = capsys.readouterr().out
+    assert "it is red" in told
+    assert "\x1b" not in told
+
+
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
 @pytest.mark.parametrize("command", ["train", "check"])
 def test_warnings_and_errors_of_an_environment_are_told_without_their_colours(capsys, monkeypatch, command, debug):
@@ -77,3 +98,16 @@ def test_warnings_and_errors_of_an_environment_are_told_without_their_colours(ca
     assert "it is red" in told
     assert "it is yellow" in told or command == "check"
     assert "\x1b" not in told
+
+
+def test_workers_show_warnings_as_the_command_line_does():
+    code = """
+import gymnasium
+import warnings
+from inchworm.workers import own_stdout
+own_stdout()
+gymnasium.logger.warn("it is yellow")
+gymnasium.logger.deprecation("it is old")
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.stderr == "warning: WARN: it is yellow\n"

@@ -15,6 +15,7 @@ from inchworm.config import PRESETS, Preset
 from inchworm.envs.inspect import Report, inspect_environment
 from inchworm.envs.source import BACKENDS, env_source
 from inchworm.planning import configure_jax, preset_name
+from inchworm.warning import plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
             normalize_observation=preset.settings("ppo").normalize_observation,
             normalize_return=preset.settings("ppo").normalize_return,
         )
-    print(_page(options.env, report, name, preset))
+    print(plain(_page(options.env, report, name, preset)))
     return 2 if report.problems else 0
 
 

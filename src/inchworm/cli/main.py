@@ -9,8 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 from inchworm.checks import did_you_mean
-from inchworm.cli.streams import forgiving, give_up_broken, plain
+from inchworm.cli.streams import forgiving, give_up_broken
 from inchworm.errors import InchwormError
+from inchworm.warning import plain, show
 
 COMMANDS = {
     "train": "train a policy in an environment",
@@ -75,7 +76,7 @@ def _run(arguments: list[str]) -> int:
     sys.path.insert(0, os.getcwd())
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_in_full if debug else _show_warning
+            warnings.showwarning = _show_in_full if debug else show
             return importlib.import_module(f"inchworm.cli.{command}").main(arguments[1:])
     except InchwormError as error:
         if debug:
@@ -91,11 +92,6 @@ def _run(arguments: list[str]) -> int:
 
 def _complain(message: str) -> None:
     print(plain(f"error: {message}"), file=sys.stderr)
-
-
-def _show_warning(message: Any, category: type, *_: Any, **__: Any) -> None:
-    if issubclass(category, UserWarning) and not issubclass(category, DeprecationWarning):
-        print(plain(f"warning: {message}"), file=sys.stderr)
 
 
 def _show_in_full(message: Any, category: type, filename: str, lineno: int, *_: Any, **__: Any) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inchworm.cli.streams import plain
 from inchworm.io.report import describe, final_return, format_return, group_scores, scores, short
 from inchworm.io.run_folder import RunFolder
 from inchworm.run import Run
 from inchworm.seeds import RunGroup
+from inchworm.warning import plain
 
 
 def report(run: Run, video: bool) -> None:

@@ -1,17 +1,10 @@
-"""What a pipe, a file or a terminal of few letters can take."""
+"""Streams that nobody reads any more, or that have few letters."""
 
 import codecs
 import os
-import re
 from typing import TextIO
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)?")
 _IN_ASCII = {"±": "+-", "→": "->", "‖": "||"}
-
-
-def plain(text: str) -> str:
-    """The text without the codes for colours and the like, which simulators put into their messages."""
-    return _ESCAPES.sub("", text)
 
 
 def forgiving(stream: TextIO | None) -> None:
