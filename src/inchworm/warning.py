@@ -2,7 +2,9 @@
 
 import contextlib
 import re
+import shutil
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,19 @@ def warn(text: str) -> None:
 def show(message: Any, category: type, *_: Any, **__: Any) -> None:
     """Shows a warning in place of `warnings.showwarning`: what is meant for users, in one line, without its place."""
     if issubclass(category, UserWarning) and not issubclass(category, DeprecationWarning):
-        print(plain(f"warning: {message}"), file=sys.stderr)
+        complain(f"warning: {message}")
+
+
+def complain(text: str) -> None:
+    """Prints to standard error, on a terminal with its lines broken between words."""
+    text = plain(text)
+    if sys.stderr is not None and sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = (
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")
+        )
+        text = "\n".join(lines)
+    print(text, file=sys.stderr)
 
 
 def plain(text: str) -> str:

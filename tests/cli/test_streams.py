@@ -111,3 +111,20 @@ gymnasium.logger.deprecation("it is old")
 """
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.stderr == "warning: WARN: it is yellow\n"
+
+
+def test_on_a_terminal_lines_are_broken_between_words_and_elsewhere_not_at_all(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    wrong = ["train", "CartPole-v1", "--algorithm", "sac"]
+    assert main(wrong) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(wrong) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines) == line
+
+
+def test_the_help_of_all_fits_into_80_columns(capsys):
+    assert main(["--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80

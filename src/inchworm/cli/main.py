@@ -11,11 +11,11 @@ from typing import Any
 from inchworm.checks import did_you_mean
 from inchworm.cli.streams import forgiving, give_up_broken
 from inchworm.errors import InchwormError
-from inchworm.warning import plain, show
+from inchworm.warning import complain, plain, show
 
 COMMANDS = {
     "train": "train a policy in an environment",
-    "resume": "go on with a stopped run, bit for bit where the environment allows it",
+    "resume": "go on with a stopped run, as if it had never stopped",
     "evaluate": "returns of a run's policy over whole episodes",
     "record": "a video of a run's policy",
     "plot": "learning curves of one or more runs",
@@ -29,10 +29,10 @@ Trains policies with PPO (arXiv:1707.06347), TRPO, A2C or REINFORCE.
 
 {commands}
 
-  inchworm train HalfCheetah-v5                      the paper's continuous control, about two minutes
-  inchworm train CartPole-v1 --total-steps 50000     any Gymnasium environment
-  inchworm train my_module:make_env                  your own
-  inchworm evaluate runs/HalfCheetah-v5/ppo/...      the run's folder is printed at the end of training
+  inchworm train HalfCheetah-v5                   the paper's, in two minutes
+  inchworm train CartPole-v1 --total-steps 5e4    any Gymnasium environment
+  inchworm train my_module:make_env               your own
+  inchworm evaluate runs/HalfCheetah-v5/ppo/...   training ends with its folder
 
 Every command takes --debug, which shows the traceback of an error.
 """
@@ -70,7 +70,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     command = arguments[0]
     if command not in COMMANDS:
-        _complain(f"{command} is no command{did_you_mean(command, COMMANDS)}. See inchworm --help.")
+        complain(f"error: {command} is no command{did_you_mean(command, COMMANDS)}. See inchworm --help.")
         return 2
     # A user's own module:factory is looked for where the command is run, as `python -m` would.
     sys.path.insert(0, os.getcwd())
@@ -84,14 +84,10 @@ def _run(arguments: list[str]) -> int:
         else:
             # What a renderer or a simulator that failed leaves behind complains once more when it is collected.
             sys.unraisablehook = lambda _: None
-        _complain(str(error))
+        complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def _complain(message: str) -> None:
-    print(plain(f"error: {message}"), file=sys.stderr)
 
 
 def _show_in_full(message: Any, category: type, filename: str, lineno: int, *_: Any, **__: Any) -> None:
