@@ -216,11 +216,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     folded = _folded(word)
     if folded in OFF_POLICY and "ppo" in names:
         return " (it is an off-policy algorithm, and those here are on-policy)"
-    if folded in names:
-        near = [folded]
-    elif folded in ELSEWHERE:
-        near = [name for name in ELSEWHERE[folded] if name in names]
-    else:
+    theirs = ELSEWHERE.get(folded)
+    near = [folded] if folded in names else [name for name in theirs or () if name in names]
+    if not near and theirs != ():
         near = get_close_matches(folded, list(names), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(names[name] for name in near)}?)" if near else ""
 

@@ -1,5 +1,8 @@
 """What the words of a command line come to, and how a help shows what can be said."""
 
+import os
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
@@ -132,3 +135,18 @@ def test_every_option_of_every_command_has_a_help():
         for option in (option for group in options_of({"": [options]}).values() for option in group):
             assert option.about.endswith("."), option
     assert all(option.about.endswith(".") for group in options_of(EVERY).values() for option in group)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["plot", "--help"]])
+def test_what_does_without_jax_does_not_wait_for_it(words):
+    code = """
+import sys
+from inchworm.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    assert "jax" not in sys.modules
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

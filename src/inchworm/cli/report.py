@@ -6,16 +6,18 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inchworm.io.report import describe, final_return, format_return, group_scores, scores, short
 from inchworm.io.run_folder import RunFolder
-from inchworm.run import Run
-from inchworm.seeds import RunGroup
 from inchworm.warning import plain
 
+if TYPE_CHECKING:  # plots do without JAX, which these would import
+    from inchworm.run import Run
+    from inchworm.seeds import RunGroup
 
-def report(run: Run, video: bool) -> None:
+
+def report(run: "Run", video: bool) -> None:
     """Prints what a run came to, and records a video if one is wanted and can be."""
     shown: dict[str, Any] = {"stopped by": run.summary["stopped_by"]} | scores(run.summary)
     print(columns(shown | {"run": run.folder, "curve": RunFolder(run.folder).curve}), flush=True)
@@ -23,7 +25,7 @@ def report(run: Run, video: bool) -> None:
         print(_video(run, max(map(len, shown))))
 
 
-def report_group(group: RunGroup) -> None:
+def report_group(group: "RunGroup") -> None:
     """Prints what several seeds came to."""
     shown: dict[str, Any] = {f"seed {run.config.seed}": final_return(run.summary) for run in group}
     shown |= group_scores(group.summary)
@@ -53,7 +55,7 @@ def video_of(path: Path, frames: int, total: float) -> dict[str, Any]:
     return {"video": path, "": f"{frames} frames, return {format_return(total)} up to the last"}
 
 
-def _video(run: Run, width: int) -> str:
+def _video(run: "Run", width: int) -> str:
     """Records a video and tells where it is, or why there is none, which is no error of the training."""
     # A renderer can take the whole process down; by now everything else is on disk.
     own = ["--env", run.config.env] if ":" in run.config.env else []
