@@ -37,11 +37,11 @@ def test_the_bold_curve_is_what_the_policy_earns_now_and_of_the_last_100_episode
     assert drawn(figure) == [("C0", 0.8, [2.0, 4.0, 6.0]), ("C0", 1.8, [1.0, 8.0, 9.0])]
     assert legend(figure) == [
         "episodes of an iteration",
-        "recent episodes (the last 10, or those of 1 % of the budget)",
+        "recent episodes: the last 10, or those of 1 % of the budget if more",
     ]
     older = figure_of([("x", rows([1.0, 2.0]))], "CartPole-v1")
     assert drawn(older)[1] == ("C0", 1.8, [1.0, 2.0])
-    assert legend(older)[1] == "mean of the last 100 episodes"
+    assert legend(older)[1] == "the last 100 episodes"
 
 
 def test_rows_without_a_return_draw_nothing():
@@ -61,6 +61,10 @@ def test_a_group_is_drawn_as_its_runs_their_mean_and_their_deviation_beside_sing
         ("C1", 2.0, [2.0, 6.0]),
     ]
     assert legend(figure) == ["x", "y, mean of 2 seeds ± deviation"]
+    assert figure.axes[0].get_ylabel() == "return, mean of recent episodes"
+    assert legend(figure_of([], "CartPole-v1", [("", group[1])])) == ["mean of 2 seeds ± deviation"]
+    older = figure_of([("x", rows([5.0])), ("y", rows([5.0]))], "CartPole-v1")
+    assert older.axes[0].get_ylabel() == "return, mean of the last 100 episodes"
     (band,) = figure.axes[0].collections
     low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     assert (low, high) == (1.0, 8.0)  # 2 - 1 and 6 + 2

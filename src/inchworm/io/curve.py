@@ -23,8 +23,9 @@ Rows = Sequence[dict[str, Any]]
 """Of a run's metrics file."""
 
 ENDINGS = (".png", ".svg", ".pdf")
-RECENT = "recent episodes (the last 10, or those of 1 % of the budget)"
-LAST_100 = "mean of the last 100 episodes"
+RECENT = "recent episodes"
+RECENT_IN_FULL = "recent episodes: the last 10, or those of 1 % of the budget if more"
+LAST_100 = "the last 100 episodes"
 
 
 def figure_of(
@@ -39,7 +40,9 @@ def figure_of(
     """
     figure = _import_figure()(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    alone = len(curves) + len(groups) == 1
+    alone = len(curves) == 1 and not groups
+    everything = [rows for _, rows in curves] + [rows for _, runs in groups for rows in runs]
+    is_recent = any(_points(rows, "episode/return_recent") for rows in everything)
     labels = {}
     for index, (label, rows) in enumerate(curves):
         ended, recent = _points(rows, "episode/return"), _recent(rows)
@@ -48,14 +51,15 @@ def figure_of(
             labels[line] = "episodes of an iteration"
         if recent:
             (line,) = axes.plot(*zip(*recent.items(), strict=True), color=f"C{index}", linewidth=1.8)
-            labels[line] = _meaning([rows]) if alone else label
+            labels[line] = label if not alone else RECENT_IN_FULL if is_recent else LAST_100
     for index, (label, runs) in enumerate(groups, len(curves)):
         line = _draw_group(axes, [_recent(rows) for rows in runs], f"C{index}")
         if line is not None:
             about = f"mean of {len(runs)} seeds ± deviation"
-            labels[line] = f"{about}, {_meaning(runs)}" if alone else f"{label}, {about}"
+            labels[line] = f"{label}, {about}" if label else about
     axes.set_title(title, parse_math=False)
-    axes.set(xlabel="environment steps", ylabel="return")
+    averaged_over = RECENT if is_recent else LAST_100
+    axes.set(xlabel="environment steps", ylabel="return" if alone else f"return, mean of {averaged_over}")
     axes.xaxis.set_major_formatter(_steps_formatter())
     axes.grid(alpha=0.3)
     if labels:
@@ -113,10 +117,6 @@ def _points(rows: Rows, metric: str) -> dict[int, float]:
 def _recent(rows: Rows) -> dict[int, float]:
     """The return that a policy has now; in rows that were written before this was, of the last 100 episodes."""
     return _points(rows, "episode/return_100") | _points(rows, "episode/return_recent")
-
-
-def _meaning(runs: Sequence[Rows]) -> str:
-    return RECENT if any(_points(rows, "episode/return_recent") for rows in runs) else LAST_100
 
 
 def _import_figure() -> "type[Figure]":
