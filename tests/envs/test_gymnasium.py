@@ -219,6 +219,25 @@ def test_an_environment_that_cannot_be_closed_can_still_be_read():
         assert env_source(type("Unclosable", (Toy,), {"close": fail})).spec.action_space == spaces.Discrete(2)
 
 
+def test_environments_that_were_made_are_closed_where_one_more_cannot_be():
+    made, closed = [], []
+
+    class Exclusive(Toy):
+        def __init__(self):
+            super().__init__()
+            if len(made) == 2:
+                raise OSError("port in use")
+            made.append(self)
+
+        def close(self):
+            closed.append(self)
+
+    with pytest.raises(OSError, match="port in use"):
+        GymnasiumPool(Exclusive, 3, 0)
+    assert closed == made
+    assert len(made) == 2
+
+
 @pytest.mark.parametrize("attribute", ["observation_space", "action_space"])
 def test_environments_of_differing_spaces_are_refused(attribute):
     made = []

@@ -253,6 +253,50 @@ def test_a_second_instance_that_cannot_be_made_is_named():
         inspect(make)
 
 
+class Exclusive(Healthy):
+    """Binds something of which there is one, until it is closed."""
+
+    most_open = 1
+    num_open = 0
+
+    def __init__(self):
+        if self.num_open == self.most_open:
+            raise OSError("port 5005 is in use")
+        type(self).num_open += 1
+
+    def close(self):
+        type(self).num_open -= 1
+
+
+def test_an_environment_of_which_one_can_be_open_at_a_time_is_tried_whole_and_told_as_such():
+    alone = type("Alone", (Exclusive,), {})
+    report = inspect(alone)
+    assert report.problems == ()
+    assert "num_envs=1" in find(report.warnings, "num_envs", "only one can be open at a time: OSError: port 5005").fix
+    assert len(report.warnings) == 1
+    assert "bit for bit" in report.facts["determinism"]
+    assert report.facts["resume"].startswith("exact")
+    assert alone.num_open == 0
+
+
+def test_two_that_are_open_at_once_are_all_that_is_asked_for():
+    pair = type("Pair", (Exclusive,), {"most_open": 2})
+    assert inspect(pair).warnings == ()
+    assert pair.num_open == 0
+
+
+def test_an_environment_that_cannot_be_made_again_is_a_problem():
+    class Once(Healthy):
+        made = 0
+
+        def __init__(self):
+            type(self).made += 1
+            if self.made > 2:  # the first tells its spaces
+                raise OSError("port in use")
+
+    find(inspect(Once).problems, "env", "cannot be made: OSError: port in use, when made again after it was closed")
+
+
 def test_one_object_for_all_instances_is_a_problem():
     shared = Healthy()
     find(inspect(lambda: shared).problems, "env", "returned the same object")

@@ -109,21 +109,12 @@ class GymnasiumPool:
         self._seed = seed
         self._first_index = first_index
         self._names = [f"environment {first_index + index}" for index in range(num_envs)]
-        self._envs = [factory() for _ in range(num_envs)]
-        self._factory = factory
-        if len({id(env.unwrapped) for env in self._envs}) < num_envs:
-            raise EnvironmentContractError(
-                "env", repr(factory), "returned the same object for two environments", "Make a new one at each call."
-            )
-        self.spec = spec_of(self._envs[0])
-        for index, env in enumerate(self._envs):
-            if spec_of(env) != self.spec:
-                raise EnvironmentContractError(
-                    "env",
-                    repr(factory),
-                    f"gave {self._names[index]} other spaces than {self._names[0]}",
-                    "Make them alike.",
-                )
+        self._envs: list[gymnasium.Env] = []
+        try:
+            self.spec = self._make(factory)
+        except BaseException:
+            self.close()  # or a port or a file that they hold is lost to the next attempt
+            raise
         self._read = ObservationReader(self.spec.observation_space)
         space = self.spec.action_space
         leaves = spaces.leaves(space)
@@ -141,6 +132,25 @@ class GymnasiumPool:
         self._open: OpenRows | None = None
         self._whole = True
         """False in the middle of a step, and for good where one has failed: from there no episode can go on."""
+
+    def _make(self, factory: EnvFactory) -> EnvSpec:
+        """Makes the environments; returns the specification of them all."""
+        for _ in range(self.num_envs):
+            self._envs.append(factory())
+        if len({id(env.unwrapped) for env in self._envs}) < self.num_envs:
+            raise EnvironmentContractError(
+                "env", repr(factory), "returned the same object for two environments", "Make a new one at each call."
+            )
+        spec = spec_of(self._envs[0])
+        for index, env in enumerate(self._envs):
+            if spec_of(env) != spec:
+                raise EnvironmentContractError(
+                    "env",
+                    repr(factory),
+                    f"gave {self._names[index]} other spaces than {self._names[0]}",
+                    "Make them alike.",
+                )
+        return spec
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -225,7 +235,7 @@ class GymnasiumPool:
         return problems
 
     def close(self) -> None:
-        for name, env in zip(self._names, self._envs, strict=True):
+        for name, env in zip(self._names, self._envs, strict=False):
             close_env(name, env)
 
     def _replay(self, index: int, logs: list[EpisodeLog], obs: list[np.ndarray]) -> str | None:

@@ -9,7 +9,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from inchworm import spaces
 from inchworm.envs.episode_log import checksum
 from inchworm.envs.gymnasium import GymnasiumPool
+from inchworm.envs.making import EnvFactory
 from inchworm.envs.pool import PoolSnapshot, StepBuffers
 from inchworm.envs.source import EnvSource
 from inchworm.envs.trial import (
@@ -82,37 +83,62 @@ def inspect_environment(
             "is a vector environment, whose parts are out of reach",
             "Check one of its environments.",
         )
-    notes, spec, limit = Notes(), source.spec, source.max_episode_steps
+    spec, limit = source.spec, source.max_episode_steps
+    notes = Notes()
     notes.facts["observation space"] = _describe(spec.observation_space)
     notes.facts["action space"] = _describe(spec.action_space)
     notes.facts["time limit"] = "none stated" if limit is None else f"{limit:,} steps"
     _check_policy(spec, notes)
     draws = random_draws(spec.action_space, steps, seed)
-    with contextlib.ExitStack() as stack:
-
-        def make() -> gymnasium.Env:
-            env = guarded("__init__", factory)
-            stack.callback(_close, env, notes)
-            return env
-
+    with _opened(factory, notes) as env:
         global_state = _global_generators()
-        main = Trial(make(), spec, notes)
-        if main.live(draws, {"seed": seed}, seconds / 2):
-            draws_globally = _global_generators() != global_state
-            answers = main.answers.copy()
-            _report_episodes(main, limit, notes)
-            _report_masks(main, notes)
-            _report_rewards(main, normalize_return, notes)
-            _report_observations(main, normalize_observation, notes)
-            _try_bounds(main, spec.action_space, seconds / 6)
-            env = make()
+        main = Trial(env, spec, notes)
+        if not main.live(draws, {"seed": seed}, seconds / 2):
+            return Report(notes.facts, notes.found(severe=True), notes.found(severe=False))
+        draws_globally = _global_generators() != global_state
+        answers = main.answers.copy()
+        _report_episodes(main, limit, notes)
+        _report_masks(main, notes)
+        _report_rewards(main, normalize_return, notes)
+        _report_observations(main, normalize_observation, notes)
+        _try_bounds(main, spec.action_space, seconds / 6)
+    try:
+        with _opened(factory, notes) as env:
             again, other = (Trial(env, spec, Notes()) for _ in range(2))
             again.live(draws, {"seed": seed}, seconds / 6)
             other.live([draw[:500] for draw in draws], {"seed": seed + 1}, seconds / 12)
-            _compare(answers, again.answers, other.answers, draws_globally, notes)
-            if source.origin is not None and not notes.found(severe=True):
-                _try_resume(factory, spec, draws, seed, seconds / 6, notes)
+            num_envs = _try_another(factory, notes)
+        _compare(answers, again.answers, other.answers, draws_globally, notes)
+    except EnvironmentContractError as error:
+        notes.contract(error, ", when made again after it was closed")
+    else:
+        if source.origin is not None and not notes.found(severe=True):
+            _try_resume(factory, num_envs, spec, draws, seed, seconds / 6, notes)
     return Report(notes.facts, notes.found(severe=True), notes.found(severe=False))
+
+
+@contextlib.contextmanager
+def _opened(factory: EnvFactory, notes: Notes) -> Iterator[gymnasium.Env]:
+    """An environment that is closed at the end, so that there is none beside it but where two are asked for."""
+    env = guarded("__init__", factory)
+    try:
+        yield env
+    finally:
+        try:
+            guarded("close", env.close)
+        except EnvironmentContractError as error:
+            notes.contract(error)
+
+
+def _try_another(factory: EnvFactory, notes: Notes) -> int:
+    """How many environments can be open at once, of two; one is."""
+    try:
+        with _opened(factory, notes):
+            return 2
+    except EnvironmentContractError as error:
+        what = error.value if error.field == "env.__init__" else error.problem.removeprefix("cannot be made: ")
+        notes.warn("num_envs", f"only one can be open at a time: {what}, at the second", "Train it with num_envs=1.")
+        return 1
 
 
 def _check_policy(spec: EnvSpec, notes: Notes) -> None:
@@ -257,49 +283,40 @@ def _compare(main: list[Answer], again: list[Answer], other: list[Answer], draws
 
 
 def _try_resume(
-    factory: Callable[[], Any], spec: EnvSpec, draws: list[np.ndarray], seed: int, seconds: float, notes: Notes
+    factory: EnvFactory, num_envs: int, spec: EnvSpec, draws: list[np.ndarray], seed: int, seconds: float, notes: Notes
 ) -> None:
-    """Takes two environments up in mid-episode from a snapshot, as a resume does, and steps on."""
-    lived, resumed = (StepBuffers.empty(spec.observation_space, 1, 2) for _ in range(2))
-    draws = [np.stack([draw, draw[::-1]], axis=1) for draw in draws]
+    """Takes environments up in mid-episode from a snapshot, as a resume does, and steps on."""
+    buffers = StepBuffers.empty(spec.observation_space, 1, num_envs)
+    draws = [np.stack([draw, draw[::-1]][:num_envs], axis=1) for draw in draws]
     door = spaces.action_door(spec.action_space, "clip")
 
-    def step(pool: GymnasiumPool, count: int, buffers: StepBuffers) -> int:
+    def step(pool: GymnasiumPool, count: int) -> int:
         pool.step(door(own_actions(spec.action_space, [draw[count] for draw in draws], pool.mask)), 0, buffers)
         masks = [] if pool.mask is None else [pool.mask]
         return checksum([*buffers.next_obs, buffers.reward, *(leaf[1] for leaf in buffers.obs), *masks])
 
-    with contextlib.ExitStack() as stack:
-        try:
-            old, new = (GymnasiumPool(factory, 2, seed) for _ in range(2))
-            for pool in (old, new):
-                stack.callback(_close, pool, notes)
-            old.reset([leaf[0] for leaf in lived.obs])
+    current = [leaf[0] for leaf in buffers.obs]
+    try:
+        with contextlib.closing(GymnasiumPool(factory, num_envs, seed)) as pool:
+            pool.reset(current)
             steps, deadline = 0, time.perf_counter() + seconds
             while steps < len(draws[0]) and time.perf_counter() < deadline:
-                step(old, steps, lived)
+                step(pool, steps)
                 steps += 1
-            snapshot = old.snapshot()
+            snapshot = pool.snapshot()
             snapshot = PoolSnapshot(snapshot.arrays, json.loads(json.dumps(snapshot.document)))
-            found = new.restore(snapshot, [leaf[0] for leaf in resumed.obs], np.zeros(2, bool))
-            if not found and any(
-                step(old, count, lived) != step(new, count, resumed) for count in range(min(20, steps))
-            ):
+            after = [step(pool, count) for count in range(min(20, steps))]
+        with contextlib.closing(GymnasiumPool(factory, num_envs, seed)) as pool:
+            found = pool.restore(snapshot, current, np.zeros(num_envs, bool))
+            if not found and after != [step(pool, count) for count in range(len(after))]:
                 found = ["the steps that follow are others (hidden randomness or state)"]
-        except EnvironmentContractError as error:
-            notes.contract(error, ", when made and stepped as training does")
-            return
+    except EnvironmentContractError as error:
+        notes.contract(error, ", when made and stepped as training does")
+        return
     notes.facts["resume"] = f"not exact: {found[0]}" if found else f"exact, tried after {steps:,} steps"
     if found and "none" not in notes.facts["determinism"]:
         fix = "Keep state in the instance only, set all of it in reset(), and draw from self.np_random only."
         notes.warn("resume", f"is not exact: {found[0]}", fix)
-
-
-def _close(env: Any, notes: Notes) -> None:
-    try:
-        guarded("close", env.close)
-    except EnvironmentContractError as error:
-        notes.contract(error)
 
 
 def _describe(space: spaces.Space) -> str:
