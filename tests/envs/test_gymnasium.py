@@ -214,6 +214,28 @@ def test_what_keeps_a_function_or_class_from_making_an_environment_is_told_as_fo
     assert caught.value.__cause__ is not None
 
 
+EMPTY = {
+    "Box": (gym_spaces.Box(0.0, 1.0, (0,)), "action_space"),
+    "Box with axes": (gym_spaces.Box(0, 255, (4, 0, 4), np.uint8), "action_space"),
+    "MultiDiscrete": (gym_spaces.MultiDiscrete([]), "action_space"),
+    "Dict": (gym_spaces.Dict(), "action_space"),
+    "Tuple": (gym_spaces.Tuple([]), "action_space"),
+    "Box in a Dict": (gym_spaces.Dict(a=gym_spaces.Discrete(2), b=gym_spaces.Box(0.0, 1.0, (0,))), "action_space['b']"),
+}
+
+
+@pytest.mark.parametrize(("space", "where"), EMPTY.values(), ids=EMPTY.keys())
+def test_a_space_with_nothing_in_it_is_refused_where_it_is_read(space, where):
+    class Empty(Toy):
+        def __init__(self):
+            super().__init__()
+            self.action_space = space
+
+    with pytest.raises(UnsupportedSpaceError, match="there is nothing in it") as error:
+        env_source(Empty)
+    assert error.value.field == where
+
+
 def test_an_environment_that_cannot_be_closed_can_still_be_read():
     with pytest.warns(UserWarning, match="could not be closed: ZeroDivisionError"):
         assert env_source(type("Unclosable", (Toy,), {"close": fail})).spec.action_space == spaces.Discrete(2)

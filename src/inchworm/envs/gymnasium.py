@@ -41,18 +41,26 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
         UnsupportedSpaceError: the space, named in the message, has no counterpart.
     """
     match space:
+        case (
+            gymnasium.spaces.Box(shape=shape)
+            | gymnasium.spaces.MultiDiscrete(shape=shape)
+            | gymnasium.spaces.MultiBinary(shape=shape)
+        ) if 0 in shape:
+            raise _nothing_in(space, name)
+        case gymnasium.spaces.Dict(spaces=parts) | gymnasium.spaces.Tuple(spaces=parts) if not parts:
+            raise _nothing_in(space, name)
         case gymnasium.spaces.Box():
             if np.isnan(space.low).any() or np.isnan(space.high).any():
                 raise UnsupportedSpaceError(name, repr(space), "has NaN bounds", "Use -inf and inf for no bound.")
             return spaces.Box(space.shape, str(space.dtype), _bound(space.low), _bound(space.high))
         case gymnasium.spaces.Discrete():
             return spaces.Discrete(int(space.n), int(space.start), str(space.dtype))
-        case gymnasium.spaces.MultiDiscrete() if space.nvec.size:
+        case gymnasium.spaces.MultiDiscrete():
             nvec, start = (tuple(int(value) for value in np.ravel(part)) for part in (space.nvec, space.start))
             return spaces.MultiDiscrete(nvec, tuple(space.shape), start, str(space.dtype))
         case gymnasium.spaces.MultiBinary():
             return spaces.MultiBinary(tuple(space.shape), str(space.dtype))
-        case gymnasium.spaces.Dict() if space.spaces:
+        case gymnasium.spaces.Dict():
             for key in space.spaces:
                 if not isinstance(key, str):
                     raise UnsupportedSpaceError(
@@ -60,7 +68,7 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
                     )
             inner = {key: from_gymnasium(part, f"{name}[{key!r}]") for key, part in space.spaces.items()}
             return spaces.Dict(tuple(inner.items()))
-        case gymnasium.spaces.Tuple() if space.spaces:
+        case gymnasium.spaces.Tuple():
             return spaces.Tuple(tuple(from_gymnasium(part, f"{name}[{i}]") for i, part in enumerate(space.spaces)))
         case _:
             raise UnsupportedSpaceError(
@@ -72,9 +80,15 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
             )
 
 
+def _nothing_in(space: gymnasium.Space, name: str) -> UnsupportedSpaceError:
+    return UnsupportedSpaceError(
+        name, repr(space), "cannot be read: there is nothing in it", "Leave it out, or give it at least one number."
+    )
+
+
 def _bound(bound: np.ndarray) -> float | tuple[float, ...]:
     values = [float(value) for value in np.asarray(bound).ravel()]
-    return values[0] if values and all(value == values[0] for value in values) else tuple(values)
+    return values[0] if all(value == values[0] for value in values) else tuple(values)
 
 
 def spec_of(env: Any, prefix: str = "") -> EnvSpec:

@@ -322,7 +322,7 @@ def _try_resume(
 def _describe(space: spaces.Space) -> str:
     match space:
         case Box(shape, dtype):
-            return f"Box {shape}, {dtype}" + (f", {_spread(space.low)} to {_spread(space.high)}" if space.size else "")
+            return f"Box {shape}, {dtype}" + f", {_spread(space.low)} to {_spread(space.high)}"
         case Discrete(n, start):
             return f"Discrete, {n} choices" + (f" from {start}" if start else "")
         case MultiDiscrete(nvec, shape, start):
