@@ -222,6 +222,12 @@ def leaf_shape(leaf: Leaf) -> tuple[int, ...]:
     return () if isinstance(leaf, Discrete) else leaf.shape
 
 
+def bounds(box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of each number of a Box, flat."""
+    low, high = (np.broadcast_to(np.asarray(bound, np.float64), box.size) for bound in (box.low, box.high))
+    return low, high
+
+
 def flatten(space: Space, value: Any) -> list[Any]:
     """The leaves of one value of the space, in the order of `leaves(space)`."""
     match space:

@@ -21,6 +21,7 @@ from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
 from inchworm.envs.source import env_source
 from inchworm.errors import (
     CheckpointError,
+    ConfigError,
     EnvironmentContractError,
     MissingDependencyError,
     UnsupportedSpaceError,
@@ -948,3 +949,19 @@ def test_a_changed_checksum_is_told():
     _, _, started_anew, problems = restored(Toy, 2, 0, snapshot)
     np.testing.assert_array_equal(started_anew, [False, True])
     assert len(problems) == 1
+
+
+class Several:
+    """As PettingZoo's environments are: of several agents, and none of Gymnasium's."""
+
+    possible_agents = ("left", "right")
+
+
+def several():
+    return Several()
+
+
+@pytest.mark.parametrize("env", [several, Several, Several()], ids=["function", "class", "object"])
+def test_an_environment_of_several_agents_is_refused_as_such(env):
+    with pytest.raises(ConfigError, match=r"^env = .*several agents.*one agent"):
+        env_source(env)

@@ -1,5 +1,6 @@
 """Rollouts from Python environments: a lean loop that steps a pool and lets the policy act in between."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.collect.acting import make_actor
+from inchworm.envs.masks import UNREAD_MASK, shows_mask
 from inchworm.envs.pool import Pool, PoolSnapshot, StepBuffers
 from inchworm.errors import CheckpointError
 from inchworm.models.actor_critic import Model
@@ -99,6 +101,8 @@ class HostRollouts:
         if not self._started:
             self.pool.reset(self._obs)
             self._started = True
+            if self.pool.mask is None and shows_mask(self.pool.spec):
+                warnings.warn("{}. {}".format(*UNREAD_MASK), stacklevel=2)
 
     def _account(self, rollout: Rollout, in_batch: bool) -> Episodes:
         """Return and length of the episodes that began in a batch and ended, and what the running ones have so far."""

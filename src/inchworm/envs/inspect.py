@@ -21,6 +21,7 @@ from inchworm import spaces
 from inchworm.envs.episode_log import checksum
 from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.making import EnvFactory
+from inchworm.envs.masks import UNREAD_MASK, shows_mask
 from inchworm.envs.pool import PoolSnapshot, StepBuffers
 from inchworm.envs.source import EnvSource
 from inchworm.envs.trial import (
@@ -28,7 +29,6 @@ from inchworm.envs.trial import (
     Finding,
     Notes,
     Trial,
-    bounds,
     extreme_draws,
     guarded,
     own_actions,
@@ -36,6 +36,7 @@ from inchworm.envs.trial import (
 )
 from inchworm.errors import ConfigError, EnvironmentContractError
 from inchworm.models.actor_critic import make_model
+from inchworm.models.advice import advise, clipped_at_first
 from inchworm.models.observations import reaches_network_raw
 from inchworm.models.settings import ModelSettings
 from inchworm.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
@@ -98,7 +99,7 @@ def inspect_environment(
         draws_globally = _global_generators() != global_state
         answers = main.answers.copy()
         _report_episodes(main, limit, notes)
-        _report_masks(main, notes)
+        _report_masks(main, spec, notes)
         _report_rewards(main, normalize_return, notes)
         _report_observations(main, normalize_observation, notes)
         _try_bounds(main, spec.action_space, seconds / 6)
@@ -142,20 +143,22 @@ def _try_another(factory: EnvFactory, notes: Notes) -> int:
 
 
 def _check_policy(spec: EnvSpec, notes: Notes) -> None:
-    """Whether there is a policy for the spaces, and what it does about the bounds of its actions."""
+    """Whether there is a policy for the spaces, and what may keep it from learning well."""
     try:
         jax.eval_shape(lambda key: make_model(key, spec, ModelSettings()), jax.random.key(0))
     except EnvironmentContractError as error:
         notes.contract(error)
         return
+    for advice in advise(spec, ModelSettings()):
+        notes.warn(advice.where, advice.problem, advice.fix)
     leaves = spaces.leaves(spec.action_space)
-    notes.facts["policy"] = "; ".join(_policy_of(leaf, notes) for leaf in leaves)
+    notes.facts["policy"] = "; ".join(_policy_of(leaf) for leaf in leaves)
     if not any(isinstance(leaf, Box) for leaf in leaves) and set(spaces.mask_groups(spec.action_space)) == {1}:
         notes.warn("action", "there is only one to choose", "Offer a choice.")
 
 
-def _policy_of(leaf: spaces.Leaf, notes: Notes) -> str:
-    """What chooses a leaf of actions; notes what is against the bounds of a Box."""
+def _policy_of(leaf: spaces.Leaf) -> str:
+    """What chooses a leaf of actions."""
     match leaf:
         case Discrete(n):
             return f"a probability for each of {n} actions"
@@ -163,21 +166,8 @@ def _policy_of(leaf: spaces.Leaf, notes: Notes) -> str:
             return f"a probability for each choice of {len(nvec)} numbers"
         case MultiBinary():
             return f"a probability for each of {leaf.size} bits"
-    low, high = bounds(leaf)
-    normal_cdf = np.vectorize(lambda x: (1 + math.erf(x / math.sqrt(2))) / 2)
-    clipped = 1 - (normal_cdf(high) - normal_cdf(low))
-    infinite = np.isinf(high - low)
-    for faulty, text in (
-        (infinite, "which does not bound the Gaussian policy: whatever it draws is sent"),
-        ((low > 0) | (high < 0), "which leaves out 0, around which the Gaussian policy starts"),
-        (clipped > 0.75, "so narrow that nearly all first actions of the Gaussian policy are a bound itself"),
-        (~infinite & (high - low > 10), "so wide that the Gaussian policy, of deviation 1, tries little of it"),
-    ):
-        for index in np.flatnonzero(faulty)[:1]:
-            fix = "wrap it in gymnasium.wrappers.RescaleAction(env, -1, 1)."
-            fix = "Give bounds of -1 and 1 and scale inside" + ("." if infinite.any() else f", or {fix}")
-            notes.warn("action", f"number {index} has the range [{low[index]:g}, {high[index]:g}], {text}", fix)
-    return f"Gaussian, at first of mean 0 and deviation 1, of which {_span(clipped, '.0%')} is clipped at the bounds"
+    clipped = _span(clipped_at_first(leaf, 1.0), ".0%")
+    return f"Gaussian, at first of mean 0 and deviation 1, of which {clipped} is clipped at the bounds"
 
 
 def _report_episodes(main: Trial, limit: int | None, notes: Notes) -> None:
@@ -210,11 +200,13 @@ def _report_episodes(main: Trial, limit: int | None, notes: Notes) -> None:
         notes.warn("terminated", text, "If that is a time limit, return it as truncated, so that values look past it.")
 
 
-def _report_masks(main: Trial, notes: Notes) -> None:
+def _report_masks(main: Trial, spec: EnvSpec, notes: Notes) -> None:
     """Whether there are action masks, and how much they forbid."""
     notes.facts["action masks"] = "none"
     if main.allowed:
         notes.facts["action masks"] = f"given; they allow {_span(main.allowed, '.0%')} of the choices"
+    elif shows_mask(spec):
+        notes.warn("observation", *UNREAD_MASK)
 
 
 def _report_rewards(main: Trial, normalized: bool, notes: Notes) -> None:
