@@ -961,7 +961,15 @@ def several():
     return Several()
 
 
-@pytest.mark.parametrize("env", [several, Several, Several()], ids=["function", "class", "object"])
+Derived = type("Derived", (type("AECEnv", (), {"__module__": "pettingzoo.utils.env"}),), {})
+"""One that cannot say yet who its agents are."""
+
+
+@pytest.mark.parametrize(
+    "env",
+    [several, Several, Several(), Derived, Derived(), lambda: Derived()],
+    ids=["function", "class", "object", "PettingZoo's class", "PettingZoo's object", "function of PettingZoo's"],
+)
 def test_an_environment_of_several_agents_is_refused_as_such(env):
     with pytest.raises(ConfigError, match=r"^env = .*several agents.*one agent"):
         env_source(env)

@@ -172,10 +172,12 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
 
 def _check_one_agent(env: Any) -> None:
     """Raises `ConfigError` for environments with PettingZoo's interfaces."""
-    if hasattr(env, "possible_agents") and not isinstance(env, gymnasium.Env):
+    kind = env if isinstance(env, type) else type(env)
+    known = any(base.__module__.partition(".")[0] == "pettingzoo" for base in kind.__mro__)
+    if (known or hasattr(env, "possible_agents")) and not issubclass(kind, gymnasium.Env):
         raise ConfigError(
             "env",
-            name_of(env if isinstance(env, type) else type(env)),
+            name_of(kind),
             "is an environment of several agents, and a policy plays one",
             "Give a gymnasium.Env in which one agent acts and the others are part of what it lives in.",
         )
