@@ -71,7 +71,7 @@ def plan(
         algorithm = with_settings(defaults, settings)
     _check_effect(algorithm, named, source.spec, own)
     for advice in advise(source.spec, algorithm, own.network is not None):
-        warnings.warn(str(advice), stacklevel=3)
+        warn(str(advice))
     if of_run.get("env_processes", 1) != 1:
         _check_divisible(source, of_run["env_processes"])
     config = RunConfig(

@@ -1,6 +1,5 @@
 """Rollouts from Python environments: a lean loop that steps a pool and lets the policy act in between."""
 
-import warnings
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.numerics.tree import from_arrays, to_arrays
 from inchworm.types import ArrayTree, Episodes, PRNGKey, Rollout
+from inchworm.warning import warn
 
 
 class HostRollouts:
@@ -102,7 +102,7 @@ class HostRollouts:
             self.pool.reset(self._obs)
             self._started = True
             if self.pool.mask is None and shows_mask(self.pool.spec):
-                warnings.warn("{}. {}".format(*UNREAD_MASK), stacklevel=2)
+                warn("{}. {}".format(*UNREAD_MASK))
 
     def _account(self, rollout: Rollout, in_batch: bool) -> Episodes:
         """Return and length of the episodes that began in a batch and ended, and what the running ones have so far."""

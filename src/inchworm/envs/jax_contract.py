@@ -1,7 +1,6 @@
 """Whether a JAX environment keeps its interface's promises, told from shapes and dtypes alone: nothing is computed."""
 
 import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from inchworm.envs.masks import UNREAD_MASK, shows_mask
 from inchworm.envs.pool import first_line
 from inchworm.errors import EnvironmentContractError, InchwormError
 from inchworm.spaces import EnvSpec
+from inchworm.warning import warn
 
 FIT_FIX = "Make the observation fit spec.observation_space."
 
@@ -51,7 +51,7 @@ def check_jax_env(env: JaxEnv) -> None:
     if action_mask is not None:
         _check_mask(spec, _trace("action_mask", action_mask, state))
     elif shows_mask(spec):
-        warnings.warn(f"{UNREAD_MASK[0]}. Give it by a method action_mask(state) too.", stacklevel=2)
+        warn(f"{UNREAD_MASK[0]}. Give it by a method action_mask(state) too.")
 
 
 def _trace(method: str, call: Callable[..., Any], *given: Any) -> Any:
