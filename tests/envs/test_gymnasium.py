@@ -255,8 +255,8 @@ def test_environments_that_were_made_are_closed_where_one_more_cannot_be():
         def close(self):
             closed.append(self)
 
-    with pytest.raises(OSError, match="port in use"):
-        GymnasiumPool(Exclusive, 3, 0)
+    with pytest.raises(EnvironmentContractError, match=r"port in use.*environment 2 beside 2 others.*num_envs=2"):
+        GymnasiumPool(Factory(Exclusive), 3, 0)
     assert closed == made
     assert len(made) == 2
 

@@ -101,7 +101,7 @@ class HostRollouts:
         if not self._started:
             self.pool.reset(self._obs)
             self._started = True
-            if self.pool.mask is None and shows_mask(self.pool.spec):
+            if shows_mask(self.pool.spec) and self.pool.mask is None:
                 warn("{}. {}".format(*UNREAD_MASK))
 
     def _account(self, rollout: Rollout, in_batch: bool) -> Episodes:

@@ -149,8 +149,16 @@ class GymnasiumPool:
 
     def _make(self, factory: EnvFactory) -> EnvSpec:
         """Makes the environments; returns the specification of them all."""
-        for _ in range(self.num_envs):
-            self._envs.append(factory())
+        for index, name in enumerate(self._names):
+            try:
+                self._envs.append(factory())
+            except EnvironmentContractError as error:
+                if index == 0:
+                    raise
+                place = f"It was {name} beside {index} other{'s' if index > 1 else ''}"
+                raise error.with_fix(
+                    f"{error.fix} {place}; if no more can be open at a time, set num_envs={index}."
+                ) from error
         if len({id(env.unwrapped) for env in self._envs}) < self.num_envs:
             raise EnvironmentContractError(
                 "env", repr(factory), "returned the same object for two environments", "Make a new one at each call."
