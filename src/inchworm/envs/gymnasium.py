@@ -149,15 +149,15 @@ class GymnasiumPool:
 
     def _make(self, factory: EnvFactory) -> EnvSpec:
         """Makes the environments; returns the specification of them all."""
-        for index, name in enumerate(self._names):
+        for others, name in enumerate(self._names, self._first_index):
             try:
                 self._envs.append(factory())
             except EnvironmentContractError as error:
-                if index == 0:
+                if others == 0:
                     raise
-                place = f"It was {name} beside {index} other{'s' if index > 1 else ''}"
+                place = f"It was {name} beside {others} other{'s' if others > 1 else ''}"
                 raise error.with_fix(
-                    f"{error.fix} {place}; if no more can be open at a time, set num_envs={index}."
+                    f"{error.fix} {place}; if no more can be open at a time, set num_envs={others}."
                 ) from error
         if len({id(env.unwrapped) for env in self._envs}) < self.num_envs:
             raise EnvironmentContractError(
