@@ -136,6 +136,19 @@ def test_a_setting_that_the_spaces_or_code_of_one_s_own_leave_unread_is_warned_o
         assert warned[0].filename == __file__
 
 
+def test_what_is_against_the_spaces_is_warned_of_and_what_suits_them_is_not():
+    spaces = (VECTOR, Box(0.0, 1000.0, (2,), np.float32))
+    with pytest.warns(UserWarning, match='^action_space: .*so wide.*"beta" or "tanh_gaussian"') as warned:
+        planned(spaces=spaces)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    planned(spaces=spaces, action_distribution="beta")
+    floats = Box(-1.0, 1.0, (64, 64, 3), np.float32)
+    with pytest.warns(UserWarning, match="^observation_space: .*becomes a vector of 12,288 numbers"):
+        planned(spaces=(floats, BUTTON))
+    planned(spaces=(floats, BUTTON), own=OWN_NETWORK)
+
+
 def test_a_setting_that_the_spaces_read_is_taken():
     nested = gymnasium.spaces.Dict(camera=IMAGE, speed=VECTOR), gymnasium.spaces.Tuple([FORCE, BUTTON])
     planned(spaces=nested, image_network="small", log_std="state", action_distribution="tanh_gaussian")

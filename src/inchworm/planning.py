@@ -16,6 +16,7 @@ from inchworm.checks import check_choice, check_hashable, check_integer
 from inchworm.config import ALGORITHMS, PRESETS, RunConfig, preset_for
 from inchworm.envs.source import EnvSource, env_reference, env_source
 from inchworm.errors import ConfigError
+from inchworm.models.advice import advise
 from inchworm.models.observations import is_image
 from inchworm.spaces import EnvSpec
 from inchworm.warning import warn
@@ -69,6 +70,8 @@ def plan(
             settings = {"num_envs": source.num_envs} | settings
         algorithm = with_settings(defaults, settings)
     _check_effect(algorithm, named, source.spec, own)
+    for advice in advise(source.spec, algorithm, own.network is not None):
+        warn(str(advice))
     if of_run.get("env_processes", 1) != 1:
         _check_divisible(source, of_run["env_processes"])
     config = RunConfig(

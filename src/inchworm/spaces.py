@@ -6,7 +6,7 @@ into it, policies carry it, and it is written to JSON with them.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
@@ -34,7 +34,7 @@ class Box:
 
     def __post_init__(self) -> None:
         with _reading(self):
-            shape = _integers(self.shape)
+            shape = _sizes(self.shape)
             low, high = (_read_bound(bound, math.prod(shape)) for bound in (self.low, self.high))
             if not np.all(np.less_equal(low, high)):
                 raise ValueError("low is not everywhere at most high")
@@ -69,7 +69,7 @@ class MultiDiscrete:
 
     def __post_init__(self) -> None:
         with _reading(self):
-            nvec, start, shape = tuple(map(_choices, self.nvec)), _integers(self.start), _integers(self.shape)
+            nvec, start, shape = tuple(map(_choices, self.nvec)), _integers(self.start), _sizes(self.shape)
             if not len(nvec) == len(start) == math.prod(shape):
                 raise ValueError(f"{len(nvec)} numbers of choices and {len(start)} starts for the shape {shape}")
             _set(self, nvec=nvec, shape=shape, start=start, dtype=np.dtype(self.dtype).name)
@@ -84,7 +84,7 @@ class MultiBinary:
 
     def __post_init__(self) -> None:
         with _reading(self):
-            _set(self, shape=_integers(self.shape), dtype=np.dtype(self.dtype).name)
+            _set(self, shape=_sizes(self.shape), dtype=np.dtype(self.dtype).name)
 
     @property
     def size(self) -> int:
@@ -100,6 +100,7 @@ class Dict:
     def __post_init__(self) -> None:
         with _reading(self):
             pairs = dict(self.spaces).items()
+            _check_not_empty(pairs)
             for name, part in pairs:
                 if not isinstance(name, str):
                     raise TypeError(f"{name!r} is no text")
@@ -115,6 +116,7 @@ class Tuple:
 
     def __post_init__(self) -> None:
         with _reading(self):
+            _check_not_empty(self.spaces)
             for part in self.spaces:
                 _check_space(part)
             _set(self, spaces=tuple(self.spaces))
@@ -174,6 +176,18 @@ def _integers(values: Any) -> tuple[int, ...]:
     return tuple(map(index, values))
 
 
+def _sizes(shape: Any) -> tuple[int, ...]:
+    """The lengths of an array's axes, none of which may be without a number."""
+    sizes = _integers(shape)
+    _check_not_empty(range(min(sizes, default=1)))
+    return sizes
+
+
+def _check_not_empty(parts: Sized) -> None:
+    if not len(parts):
+        raise ValueError("there is nothing in it")
+
+
 def _choices(number: Any) -> int:
     if index(number) < 1:
         raise ValueError(f"{number} choices")
@@ -206,6 +220,12 @@ def leaves(space: Space) -> list[Leaf]:
 def leaf_shape(leaf: Leaf) -> tuple[int, ...]:
     """The shape of a leaf's values."""
     return () if isinstance(leaf, Discrete) else leaf.shape
+
+
+def bounds(box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of each number of a Box, flat."""
+    low, high = (np.broadcast_to(np.asarray(bound, np.float64), box.size) for bound in (box.low, box.high))
+    return low, high
 
 
 def flatten(space: Space, value: Any) -> list[Any]:

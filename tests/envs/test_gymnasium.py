@@ -21,6 +21,7 @@ from inchworm.envs.pool import PoolSnapshot, StepBuffers, environment_seed
 from inchworm.envs.source import env_source
 from inchworm.errors import (
     CheckpointError,
+    ConfigError,
     EnvironmentContractError,
     MissingDependencyError,
     UnsupportedSpaceError,
@@ -214,9 +215,50 @@ def test_what_keeps_a_function_or_class_from_making_an_environment_is_told_as_fo
     assert caught.value.__cause__ is not None
 
 
+EMPTY = {
+    "Box": (gym_spaces.Box(0.0, 1.0, (0,)), "action_space"),
+    "Box with axes": (gym_spaces.Box(0, 255, (4, 0, 4), np.uint8), "action_space"),
+    "MultiDiscrete": (gym_spaces.MultiDiscrete([]), "action_space"),
+    "Dict": (gym_spaces.Dict(), "action_space"),
+    "Tuple": (gym_spaces.Tuple([]), "action_space"),
+    "Box in a Dict": (gym_spaces.Dict(a=gym_spaces.Discrete(2), b=gym_spaces.Box(0.0, 1.0, (0,))), "action_space['b']"),
+}
+
+
+@pytest.mark.parametrize(("space", "where"), EMPTY.values(), ids=EMPTY.keys())
+def test_a_space_with_nothing_in_it_is_refused_where_it_is_read(space, where):
+    class Empty(Toy):
+        def __init__(self):
+            super().__init__()
+            self.action_space = space
+
+    with pytest.raises(UnsupportedSpaceError, match="there is nothing in it") as error:
+        env_source(Empty)
+    assert error.value.field == where
+
+
 def test_an_environment_that_cannot_be_closed_can_still_be_read():
     with pytest.warns(UserWarning, match="could not be closed: ZeroDivisionError"):
         assert env_source(type("Unclosable", (Toy,), {"close": fail})).spec.action_space == spaces.Discrete(2)
+
+
+def test_environments_that_were_made_are_closed_where_one_more_cannot_be():
+    made, closed = [], []
+
+    class Exclusive(Toy):
+        def __init__(self):
+            super().__init__()
+            if len(made) == 2:
+                raise OSError("port in use")
+            made.append(self)
+
+        def close(self):
+            closed.append(self)
+
+    with pytest.raises(EnvironmentContractError, match=r"port in use.*environment 2 beside 2 others.*num_envs=2"):
+        GymnasiumPool(Factory(Exclusive), 3, 0)
+    assert closed == made
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("attribute", ["observation_space", "action_space"])
@@ -907,3 +949,27 @@ def test_a_changed_checksum_is_told():
     _, _, started_anew, problems = restored(Toy, 2, 0, snapshot)
     np.testing.assert_array_equal(started_anew, [False, True])
     assert len(problems) == 1
+
+
+class Several:
+    """As PettingZoo's environments are: of several agents, and none of Gymnasium's."""
+
+    possible_agents = ("left", "right")
+
+
+def several():
+    return Several()
+
+
+Derived = type("Derived", (type("AECEnv", (), {"__module__": "pettingzoo.utils.env"}),), {})
+"""One that cannot say yet who its agents are."""
+
+
+@pytest.mark.parametrize(
+    "env",
+    [several, Several, Several(), Derived, Derived(), lambda: Derived()],
+    ids=["function", "class", "object", "PettingZoo's class", "PettingZoo's object", "function of PettingZoo's"],
+)
+def test_an_environment_of_several_agents_is_refused_as_such(env):
+    with pytest.raises(ConfigError, match=r"^env = .*several agents.*one agent"):
+        env_source(env)

@@ -253,6 +253,50 @@ def test_a_second_instance_that_cannot_be_made_is_named():
         inspect(make)
 
 
+class Exclusive(Healthy):
+    """Binds something of which there is one, until it is closed."""
+
+    most_open = 1
+    num_open = 0
+
+    def __init__(self):
+        if self.num_open == self.most_open:
+            raise OSError("port 5005 is in use")
+        type(self).num_open += 1
+
+    def close(self):
+        type(self).num_open -= 1
+
+
+def test_an_environment_of_which_one_can_be_open_at_a_time_is_tried_whole_and_told_as_such():
+    alone = type("Alone", (Exclusive,), {})
+    report = inspect(alone)
+    assert report.problems == ()
+    assert "num_envs=1" in find(report.warnings, "num_envs", "only one can be open at a time: OSError: port 5005").fix
+    assert len(report.warnings) == 1
+    assert "bit for bit" in report.facts["determinism"]
+    assert report.facts["resume"].startswith("exact")
+    assert alone.num_open == 0
+
+
+def test_two_that_are_open_at_once_are_all_that_is_asked_for():
+    pair = type("Pair", (Exclusive,), {"most_open": 2})
+    assert inspect(pair).warnings == ()
+    assert pair.num_open == 0
+
+
+def test_an_environment_that_cannot_be_made_again_is_a_problem():
+    class Once(Healthy):
+        made = 0
+
+        def __init__(self):
+            type(self).made += 1
+            if self.made > 2:  # the first tells its spaces
+                raise OSError("port in use")
+
+    find(inspect(Once).problems, "env", "cannot be made: OSError: port in use, when made again after it was closed")
+
+
 def test_one_object_for_all_instances_is_a_problem():
     shared = Healthy()
     find(inspect(lambda: shared).problems, "env", "returned the same object")
@@ -296,7 +340,7 @@ def test_state_that_survives_resets_makes_a_resume_inexact():
 )
 def test_bounds_that_do_not_suit_a_gaussian_of_deviation_one_are_a_warning(low, high, text):
     report = inspect(environment(action_space=Box(low, high, (2,), np.float32)), normalize_return=True)
-    find(report.warnings, "action", f"[{low:g}, {high:g}], {'' if text.startswith('so') else 'which '}{text}")
+    find(report.warnings, "action_space", f"[{low:g}, {high:g}], {'' if text.startswith('so') else 'which '}{text}")
     assert len(report.warnings) == 1
 
 
@@ -376,6 +420,30 @@ def test_spaces_of_every_kind_and_masks_are_tried_within_the_mask():
         "MultiBinary (2,); pick: Discrete, 3 choices from 1"
     )
     assert report.facts["resume"].startswith("exact")
+
+
+def test_a_mask_among_the_observations_alone_is_a_warning():
+    class Masked(Healthy):
+        observation_space = Dict(place=Healthy.observation_space, action_mask=MultiBinary(3))
+        action_space = Discrete(3)
+
+        def step(self, action):
+            return super().step([0.5])
+
+        def observe(self):
+            return {"place": super().observe(), "action_mask": np.array([1, 0, self.np_random.integers(2)], np.int8)}
+
+    find(inspect(Masked).warnings, "observation", "forbids nothing")
+    Masked.action_masks = lambda self: np.ones(3, bool)
+    assert inspect(Masked).warnings == ()
+
+
+def test_what_may_be_an_image_and_becomes_a_vector_is_a_warning():
+    seen = environment(
+        observation_space=Box(-1, 1, (24, 24, 3), np.float32),
+        observe=lambda self: self.np_random.uniform(-1, 1, (24, 24, 3)).astype(np.float32),
+    )
+    assert "np.uint8" in find(inspect(seen).warnings, "observation_space", "becomes a vector of 1,728 numbers").fix
 
 
 def test_an_environment_without_masks_is_told_as_such():

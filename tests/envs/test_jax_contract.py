@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import pytest
 from inchworm.envs.jax_env import Step
 from inchworm.envs.source import env_source
 from inchworm.errors import ConfigError, EnvironmentContractError
-from inchworm.spaces import Box, Discrete, EnvSpec
+from inchworm.spaces import Box, Dict, Discrete, EnvSpec
 from jax_probes import ACTION_SPACES, Cue, Recall
 
 
@@ -176,3 +177,33 @@ def test_arguments_for_an_environment_that_is_made_are_refused():
         ConfigError, match=r"env_kwargs = \{'broken': 'if'\}: are given with an environment that is made"
     ):
         env_source(Walk(), {"broken": "if"})
+
+
+@dataclass(frozen=True)
+class Shown(Walk):
+    """Shows a mask among its observations."""
+
+    @property
+    def spec(self):
+        return EnvSpec(Dict({"action_mask": Box((3,), "float32", 0.0, 1.0)}), Discrete(3))
+
+    def reset(self, key):
+        return State(jnp.float32(0), jnp.int32(0)), {"action_mask": jnp.ones(3)}
+
+    def step(self, state, action, key):
+        return Step(state, {"action_mask": jnp.ones(3)}, 1.0, False, False)
+
+
+@dataclass(frozen=True)
+class Given(Shown):
+    """Gives it as well."""
+
+    def action_mask(self, state):
+        return jnp.ones(3, bool)
+
+
+def test_a_mask_among_the_observations_alone_is_told_to_forbid_nothing():
+    with pytest.warns(UserWarning, match=r'^observation\["action_mask"\] forbids nothing.*action_mask\(state\)'):
+        env_source(Shown())
+    with warnings.catch_warnings(action="error"):
+        env_source(Given())

@@ -1,16 +1,20 @@
 """Action masks are read from environments in every form, for the action that comes next, and bad ones are refused."""
 
 import json
+import warnings
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
 
+from fixed_model import fixed_model
 from inchworm import spaces
+from inchworm.collect.host import HostRollouts
 from inchworm.envs.gymnasium import GymnasiumPool, from_gymnasium
-from inchworm.envs.masks import MaskReader
+from inchworm.envs.masks import MaskReader, shows_mask
 from inchworm.envs.pool import PoolSnapshot, StepBuffers
 from inchworm.envs.vector import VectorPool
 from inchworm.errors import EnvironmentContractError, UnsupportedSpaceError
@@ -478,3 +482,58 @@ def test_a_restored_vector_environment_has_the_masks_of_its_new_episodes(mode):
     obs = start(pool)
     pool.restore(pool.snapshot(), obs, np.zeros(NUM_ENVS, bool))
     np.testing.assert_array_equal(pool.mask, obs[0].astype(bool))
+
+
+MASKED_SPACE = gym_spaces.Dict(place=gym_spaces.Box(-1, 1, (1,)), action_mask=gym_spaces.Box(0, 1, (3,), np.int8))
+
+
+class InObservation(gymnasium.Env):
+    """Gives its mask as a part of the observation, and in `info` if so asked."""
+
+    observation_space, action_space = MASKED_SPACE, DISCRETE
+
+    def __init__(self, in_info):
+        self.in_info = in_info
+
+    def answer(self):
+        mask = np.array([1, 0, 1], np.int8)
+        return {"place": np.zeros(1, np.float32), "action_mask": mask}, {"action_mask": mask} if self.in_info else {}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.answer()
+
+    def step(self, action):
+        obs, info = self.answer()
+        return obs, 0.0, False, False, info
+
+
+def collect(pool):
+    model = fixed_model(pool.spec)
+    return HostRollouts(pool, 2, "clip").collect(model, (None, None), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda env: GymnasiumPool(env, 1, 0), lambda env: VectorPool(SyncVectorEnv([env]), 0)]
+)
+def test_a_mask_among_the_observations_alone_is_told_to_forbid_nothing(make):
+    with pytest.warns(UserWarning, match=r'^observation\["action_mask"\] forbids nothing.*info\["action_mask"\]'):
+        collect(make(lambda: InObservation(False)))
+    with warnings.catch_warnings(action="error"):
+        collect(make(lambda: InObservation(True)))
+
+
+@pytest.mark.parametrize(
+    ("observation", "action", "told"),
+    [
+        (spaces.Dict({"action_mask": spaces.Box((3,), "int8", 0, 1)}), spaces.Discrete(3), True),
+        (spaces.Dict({"action_mask": spaces.MultiBinary((3,))}), spaces.Discrete(3), True),
+        (spaces.Dict({"action_mask": spaces.MultiBinary((5,))}), spaces.MultiDiscrete((2, 3), (2,), (0, 0)), True),
+        (spaces.Dict({"action_mask": spaces.MultiBinary((4,))}), spaces.Discrete(3), False),
+        (spaces.Dict({"action_mask": spaces.MultiBinary((4,))}), spaces.Box((4,), "float32", -1, 1), False),
+        (spaces.Dict({"seen": spaces.MultiBinary((3,))}), spaces.Discrete(3), False),
+        (spaces.MultiBinary((3,)), spaces.Discrete(3), False),
+    ],
+)
+def test_a_mask_among_the_observations_is_known_by_its_name_and_size(observation, action, told):
+    assert shows_mask(spaces.EnvSpec(observation, action)) == told

@@ -189,10 +189,9 @@ def test_choices_bits_and_whatever_is_made_of_such_parts_have_a_policy(space, ki
     "space",
     [
         spaces.Box((2,), "int32", 0.0, 3.0),
-        spaces.Box((0,), "float32", -1.0, 1.0),
         spaces.Dict((("a", spaces.Box((2,), "int32", 0.0, 3.0)),)),
     ],
-    ids=["whole numbers", "empty", "whole numbers inside"],
+    ids=["whole numbers", "whole numbers inside"],
 )
 def test_action_spaces_without_a_policy_are_refused(space):
     with pytest.raises(UnsupportedSpaceError) as error:

@@ -123,6 +123,29 @@ def test_an_image_s_bytes_are_divided_by_their_upper_bound_as_all_others_are(hig
     np.testing.assert_allclose(observations.encode(space, (None,), pixels), (pixels / bound).reshape(3, 84), rtol=1e-6)
 
 
+def test_the_frames_of_a_stack_are_channels_side_by_side():
+    stacked = normal(5, 2, 7, 6, 1)
+    side_by_side = np.concatenate([stacked[:, 0], stacked[:, 1]], axis=-1)
+    expected = apply(NETWORK, side_by_side)
+    np.testing.assert_array_equal(apply(two_layers((2, 7, 6, 1)), stacked), expected)
+    np.testing.assert_array_equal(apply(two_layers((2, 1, 7, 6)), np.moveaxis(stacked, -1, 2)), expected)
+    colours = normal(5, 4, 36, 40, 3)
+    made = jax.jit(small_cnn, static_argnums=1)
+    folded = np.moveaxis(colours, 1, -2).reshape(5, 36, 40, 12)
+    np.testing.assert_array_equal(folded[..., 3:6], colours[:, 1])
+    stack, image = made(jax.random.key(0), (4, 36, 40, 3)), made(jax.random.key(0), (36, 40, 12))
+    np.testing.assert_array_equal(apply(stack, colours), apply(image, folded))
+
+
+def test_a_float_image_is_divided_by_its_bound_and_otherwise_as_it_is():
+    network = small_cnn(jax.random.key(0), (20, 20, 1))
+    for high in (1.0, 255.0):
+        space = spaces.Box((20, 20, 1), "float64", 0.0, high)
+        pixels = np.float32(rng.uniform(0, high, size=(3, 20, 20, 1)))
+        features = encode(ImageEncoder((network,), space), (None,), pixels)
+        np.testing.assert_allclose(features, apply(network, pixels / np.float32(high)), rtol=1e-5, atol=1e-6)
+
+
 def test_images_of_another_layout_are_refused():
     with pytest.raises(TypeError):
         NETWORK(np.moveaxis(IMAGES, -1, -3))
@@ -190,17 +213,24 @@ def test_forward_mode_is_the_transpose_of_reverse_mode(network):
     assert float((features * pushed).sum()) == pytest.approx(math.fsum(jax.tree.leaves(products)), rel=1e-4)
 
 
-@pytest.mark.parametrize(("make", "smallest"), [(nature_cnn, 36), (small_cnn, 20)])
-def test_an_image_too_small_is_refused_with_the_smallest_size(make, smallest):
+@pytest.mark.parametrize(
+    ("make", "smallest", "fitting"), [(nature_cnn, 36, '"small" or "impala"'), (small_cnn, 20, '"impala"')]
+)
+def test_an_image_too_small_is_refused_with_the_smallest_size_and_what_takes_it(make, smallest, fitting):
     for shape in ((smallest - 1, smallest, 3), (3, smallest, smallest - 1), (smallest - 1, smallest)):
-        with pytest.raises(UnsupportedSpaceError, match=f'at least {smallest}x{smallest}.*image_network to "impala"'):
+        with pytest.raises(
+            UnsupportedSpaceError, match=rf"Set image_network to {fitting}, or give .* at least {smallest}x{smallest}\."
+        ):
             make(jax.random.key(0), shape)
-        jax.eval_shape(partial(impala_cnn, shape=shape), jax.random.key(0))
+        for name in fitting.replace('"', "").split(" or "):
+            jax.eval_shape(partial(IMAGE_NETWORKS[name], shape=shape), jax.random.key(0))
     jax.eval_shape(lambda key: make(key, (smallest, smallest, 3)), jax.random.key(0))
+    with pytest.raises(UnsupportedSpaceError, match='image_network to "impala", or'):
+        make(jax.random.key(0), (19, 36, 3))
 
 
 @pytest.mark.parametrize("make", IMAGE_NETWORKS.values())
 def test_what_is_no_image_is_refused(make):
-    for shape in ((84,), (4, 84, 84, 3)):
+    for shape in ((84,), (2, 4, 84, 84, 3)):
         with pytest.raises(UnsupportedSpaceError, match="is no image"):
             make(jax.random.key(0), shape)

@@ -147,13 +147,55 @@ def test_choices_and_bits_become_one_hot_vectors_and_numbers():
         (spaces.Box((84, 84, 3), "uint8", 0.0, 255.0), True),
         (spaces.Box((84, 84), "uint8", 0.0, 255.0), True),
         (spaces.Box((84, 8), "uint8", 0.0, 255.0), False),
-        (spaces.Box((84, 84, 3), "float32", 0.0, 1.0), False),
         (spaces.MultiBinary((4, 4, 1)), False),
+        (spaces.Box((8, 8, 8), "uint8", 0.0, 255.0), True),
+        (spaces.Box((2, 64, 64, 3), "uint8", 0.0, 255.0), True),
+        (spaces.Box((4, 3, 84, 60), "uint8", 0.0, 255.0), True),
+        (spaces.Box((4, 19, 64, 3), "uint8", 0.0, 255.0), False),
+        (spaces.Box((64, 64, 64, 3), "uint8", 0.0, 255.0), False),
+        (spaces.Box((2, 64, 64, 9), "uint8", 0.0, 255.0), False),
+        (spaces.Box((64, 64, 3), "float32", 0.0, 1.0), True),
+        (spaces.Box((4, 84, 84), "float64", 0.0, 255.0), True),
+        (spaces.Box((2, 64, 64, 3), "float32", 0.0, (1.0,) * (2 * 64 * 64 * 3)), True),
+        (spaces.Box((64, 64, 3), "float32", -1.0, 1.0), False),
+        (spaces.Box((64, 64, 3), "float32", 0.0, 0.5), False),
+        (spaces.Box((64, 64, 3), "float32", -np.inf, np.inf), False),
+        (spaces.Box((10, 10, 4), "float32", 0.0, 1.0), False),
+        (spaces.Box((64, 64, 9), "float32", 0.0, 1.0), False),
+        (spaces.Box((84, 84), "float32", 0.0, 1.0), False),
+        (spaces.Box((64, 64, 3), "int32", 0.0, 255.0), False),
     ],
-    ids=["colours", "grey", "table", "floats", "bits"],
+    ids=lambda value: str(value)[:60],
 )
-def test_an_image_is_a_box_of_bytes_with_three_axes_or_two_long_ones(leaf, image):
+def test_an_image_is_of_bytes_or_beyond_doubt_a_stack_of_images_or_an_image_of_floats(leaf, image):
     assert observations.is_image(leaf) == image
+
+
+@pytest.mark.parametrize(
+    ("leaf", "doubt"),
+    [
+        (spaces.Box((64, 64, 64, 3), "uint8", 0.0, 255.0), True),
+        (spaces.Box((64, 64, 3), "float32", -np.inf, np.inf), True),
+        (spaces.Box((64, 64, 3), "int32", 0.0, 255.0), True),
+        (spaces.Box((84, 84), "float32", 0.0, 1.0), True),
+        (spaces.Box((84, 84), "float32", -1.0, 1.0), False),
+        (spaces.Box((64, 64, 3), "float32", 0.0, 1.0), False),
+        (spaces.Box((10, 10, 4), "float32", 0.0, 1.0), False),
+        (spaces.Box((100, 8, 3), "float32", 0.0, 1.0), False),
+        (spaces.Box((84, 8), "uint8", 0.0, 255.0), False),
+        (spaces.MultiBinary((84, 84, 3)), False),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_may_be_an_image_but_becomes_a_vector_is_known(leaf, doubt):
+    assert observations.may_be_image(leaf) == doubt
+
+
+def test_images_of_floats_have_no_statistics_and_need_no_scale():
+    image = spaces.Box((64, 64, 3), "float32", 0.0, 1.0)
+    assert observations.empty_stats(image, True) == (None,)
+    assert not observations.reaches_network_raw(image, True)
+    assert not observations.reaches_network_raw(image, False)
 
 
 def test_normalising_keeps_the_structure_of_the_space():

@@ -7,12 +7,14 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.collect.acting import make_actor
+from inchworm.envs.masks import UNREAD_MASK, shows_mask
 from inchworm.envs.pool import Pool, PoolSnapshot, StepBuffers
 from inchworm.errors import CheckpointError
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.numerics.tree import from_arrays, to_arrays
 from inchworm.types import ArrayTree, Episodes, PRNGKey, Rollout
+from inchworm.warning import warn
 
 
 class HostRollouts:
@@ -99,6 +101,8 @@ class HostRollouts:
         if not self._started:
             self.pool.reset(self._obs)
             self._started = True
+            if shows_mask(self.pool.spec) and self.pool.mask is None:
+                warn("{}. {}".format(*UNREAD_MASK))
 
     def _account(self, rollout: Rollout, in_batch: bool) -> Episodes:
         """Return and length of the episodes that began in a batch and ended, and what the running ones have so far."""

@@ -105,22 +105,22 @@ def constructing(env: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         ConfigError: keyword arguments were given, and the error may be theirs.
         EnvironmentContractError: the environment cannot be made, as when a download fails.
     """
-    try:
-        with mujoco_warns():
+    with mujoco_warns():
+        try:
             yield
-    except InchwormError:
-        raise
-    except (OSError, subprocess.SubprocessError) as error:
-        raise _unmade(env, error, "See that what it downloads or reads can be had; then try again.") from error
-    except Exception as error:
-        if not kwargs:
-            raise _unmade(env, error, "Choose another environment.") from error
-        # The argument that the message names, or the only one there is.
-        named = [name for name in kwargs if len(kwargs) == 1 or re.search(rf"\b{re.escape(name)}\b", str(error))]
-        field, value = (_field(named[0]), kwargs[named[0]]) if len(named) == 1 else ("env_kwargs", dict(kwargs))
-        raise ConfigError(
-            field, value, f"does not fit {env} ({_what(error)})", "Check the environment's arguments."
-        ) from error
+        except InchwormError:
+            raise
+        except (OSError, subprocess.SubprocessError) as error:
+            raise _unmade(env, error, "See that what it downloads or reads can be had; then try again.") from error
+        except Exception as error:
+            if not kwargs:
+                raise _unmade(env, error, "Choose another environment.") from error
+            # The argument that the message names, or the only one there is.
+            named = [name for name in kwargs if len(kwargs) == 1 or re.search(rf"\b{re.escape(name)}\b", str(error))]
+            field, value = (_field(named[0]), kwargs[named[0]]) if len(named) == 1 else ("env_kwargs", dict(kwargs))
+            raise ConfigError(
+                field, value, f"does not fit {env} ({_what(error)})", "Check the environment's arguments."
+            ) from error
 
 
 def _field(name: str) -> str:

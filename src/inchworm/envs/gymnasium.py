@@ -41,18 +41,26 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
         UnsupportedSpaceError: the space, named in the message, has no counterpart.
     """
     match space:
+        case (
+            gymnasium.spaces.Box(shape=shape)
+            | gymnasium.spaces.MultiDiscrete(shape=shape)
+            | gymnasium.spaces.MultiBinary(shape=shape)
+        ) if 0 in shape:
+            raise _nothing_in(space, name)
+        case gymnasium.spaces.Dict(spaces=parts) | gymnasium.spaces.Tuple(spaces=parts) if not parts:
+            raise _nothing_in(space, name)
         case gymnasium.spaces.Box():
             if np.isnan(space.low).any() or np.isnan(space.high).any():
                 raise UnsupportedSpaceError(name, repr(space), "has NaN bounds", "Use -inf and inf for no bound.")
             return spaces.Box(space.shape, str(space.dtype), _bound(space.low), _bound(space.high))
         case gymnasium.spaces.Discrete():
             return spaces.Discrete(int(space.n), int(space.start), str(space.dtype))
-        case gymnasium.spaces.MultiDiscrete() if space.nvec.size:
+        case gymnasium.spaces.MultiDiscrete():
             nvec, start = (tuple(int(value) for value in np.ravel(part)) for part in (space.nvec, space.start))
             return spaces.MultiDiscrete(nvec, tuple(space.shape), start, str(space.dtype))
         case gymnasium.spaces.MultiBinary():
             return spaces.MultiBinary(tuple(space.shape), str(space.dtype))
-        case gymnasium.spaces.Dict() if space.spaces:
+        case gymnasium.spaces.Dict():
             for key in space.spaces:
                 if not isinstance(key, str):
                     raise UnsupportedSpaceError(
@@ -60,7 +68,7 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
                     )
             inner = {key: from_gymnasium(part, f"{name}[{key!r}]") for key, part in space.spaces.items()}
             return spaces.Dict(tuple(inner.items()))
-        case gymnasium.spaces.Tuple() if space.spaces:
+        case gymnasium.spaces.Tuple():
             return spaces.Tuple(tuple(from_gymnasium(part, f"{name}[{i}]") for i, part in enumerate(space.spaces)))
         case _:
             raise UnsupportedSpaceError(
@@ -72,9 +80,15 @@ def from_gymnasium(space: gymnasium.Space, name: str) -> spaces.Space:
             )
 
 
+def _nothing_in(space: gymnasium.Space, name: str) -> UnsupportedSpaceError:
+    return UnsupportedSpaceError(
+        name, repr(space), "cannot be read: there is nothing in it", "Leave it out, or give it at least one number."
+    )
+
+
 def _bound(bound: np.ndarray) -> float | tuple[float, ...]:
     values = [float(value) for value in np.asarray(bound).ravel()]
-    return values[0] if values and all(value == values[0] for value in values) else tuple(values)
+    return values[0] if all(value == values[0] for value in values) else tuple(values)
 
 
 def spec_of(env: Any, prefix: str = "") -> EnvSpec:
@@ -109,21 +123,12 @@ class GymnasiumPool:
         self._seed = seed
         self._first_index = first_index
         self._names = [f"environment {first_index + index}" for index in range(num_envs)]
-        self._envs = [factory() for _ in range(num_envs)]
-        self._factory = factory
-        if len({id(env.unwrapped) for env in self._envs}) < num_envs:
-            raise EnvironmentContractError(
-                "env", repr(factory), "returned the same object for two environments", "Make a new one at each call."
-            )
-        self.spec = spec_of(self._envs[0])
-        for index, env in enumerate(self._envs):
-            if spec_of(env) != self.spec:
-                raise EnvironmentContractError(
-                    "env",
-                    repr(factory),
-                    f"gave {self._names[index]} other spaces than {self._names[0]}",
-                    "Make them alike.",
-                )
+        self._envs: list[gymnasium.Env] = []
+        try:
+            self.spec = self._make(factory)
+        except BaseException:
+            self.close()  # or a port or a file that they hold is lost to the next attempt
+            raise
         self._read = ObservationReader(self.spec.observation_space)
         space = self.spec.action_space
         leaves = spaces.leaves(space)
@@ -141,6 +146,33 @@ class GymnasiumPool:
         self._open: OpenRows | None = None
         self._whole = True
         """False in the middle of a step, and for good where one has failed: from there no episode can go on."""
+
+    def _make(self, factory: EnvFactory) -> EnvSpec:
+        """Makes the environments; returns the specification of them all."""
+        for others, name in enumerate(self._names, self._first_index):
+            try:
+                self._envs.append(factory())
+            except EnvironmentContractError as error:
+                if others == 0:
+                    raise
+                place = f"It was {name} beside {others} other{'s' if others > 1 else ''}"
+                raise error.with_fix(
+                    f"{error.fix} {place}; if no more can be open at a time, set num_envs={others}."
+                ) from error
+        if len({id(env.unwrapped) for env in self._envs}) < self.num_envs:
+            raise EnvironmentContractError(
+                "env", repr(factory), "returned the same object for two environments", "Make a new one at each call."
+            )
+        spec = spec_of(self._envs[0])
+        for index, env in enumerate(self._envs):
+            if spec_of(env) != spec:
+                raise EnvironmentContractError(
+                    "env",
+                    repr(factory),
+                    f"gave {self._names[index]} other spaces than {self._names[0]}",
+                    "Make them alike.",
+                )
+        return spec
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -225,7 +257,7 @@ class GymnasiumPool:
         return problems
 
     def close(self) -> None:
-        for name, env in zip(self._names, self._envs, strict=True):
+        for name, env in zip(self._names, self._envs, strict=False):
             close_env(name, env)
 
     def _replay(self, index: int, logs: list[EpisodeLog], obs: list[np.ndarray]) -> str | None:

@@ -9,7 +9,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ import numpy as np
 from inchworm import spaces
 from inchworm.envs.episode_log import checksum
 from inchworm.envs.gymnasium import GymnasiumPool
+from inchworm.envs.making import EnvFactory
+from inchworm.envs.masks import UNREAD_MASK, shows_mask
 from inchworm.envs.pool import PoolSnapshot, StepBuffers
 from inchworm.envs.source import EnvSource
 from inchworm.envs.trial import (
@@ -27,7 +29,6 @@ from inchworm.envs.trial import (
     Finding,
     Notes,
     Trial,
-    bounds,
     extreme_draws,
     guarded,
     own_actions,
@@ -35,6 +36,7 @@ from inchworm.envs.trial import (
 )
 from inchworm.errors import ConfigError, EnvironmentContractError
 from inchworm.models.actor_critic import make_model
+from inchworm.models.advice import advise, clipped_at_first
 from inchworm.models.observations import reaches_network_raw
 from inchworm.models.settings import ModelSettings
 from inchworm.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
@@ -82,54 +84,81 @@ def inspect_environment(
             "is a vector environment, whose parts are out of reach",
             "Check one of its environments.",
         )
-    notes, spec, limit = Notes(), source.spec, source.max_episode_steps
+    spec, limit = source.spec, source.max_episode_steps
+    notes = Notes()
     notes.facts["observation space"] = _describe(spec.observation_space)
     notes.facts["action space"] = _describe(spec.action_space)
     notes.facts["time limit"] = "none stated" if limit is None else f"{limit:,} steps"
     _check_policy(spec, notes)
     draws = random_draws(spec.action_space, steps, seed)
-    with contextlib.ExitStack() as stack:
-
-        def make() -> gymnasium.Env:
-            env = guarded("__init__", factory)
-            stack.callback(_close, env, notes)
-            return env
-
+    with _opened(factory, notes) as env:
         global_state = _global_generators()
-        main = Trial(make(), spec, notes)
-        if main.live(draws, {"seed": seed}, seconds / 2):
-            draws_globally = _global_generators() != global_state
-            answers = main.answers.copy()
-            _report_episodes(main, limit, notes)
-            _report_masks(main, notes)
-            _report_rewards(main, normalize_return, notes)
-            _report_observations(main, normalize_observation, notes)
-            _try_bounds(main, spec.action_space, seconds / 6)
-            env = make()
+        main = Trial(env, spec, notes)
+        if not main.live(draws, {"seed": seed}, seconds / 2):
+            return Report(notes.facts, notes.found(severe=True), notes.found(severe=False))
+        draws_globally = _global_generators() != global_state
+        answers = main.answers.copy()
+        _report_episodes(main, limit, notes)
+        _report_masks(main, spec, notes)
+        _report_rewards(main, normalize_return, notes)
+        _report_observations(main, normalize_observation, notes)
+        _try_bounds(main, spec.action_space, seconds / 6)
+    try:
+        with _opened(factory, notes) as env:
             again, other = (Trial(env, spec, Notes()) for _ in range(2))
             again.live(draws, {"seed": seed}, seconds / 6)
             other.live([draw[:500] for draw in draws], {"seed": seed + 1}, seconds / 12)
-            _compare(answers, again.answers, other.answers, draws_globally, notes)
-            if source.origin is not None and not notes.found(severe=True):
-                _try_resume(factory, spec, draws, seed, seconds / 6, notes)
+            num_envs = _try_another(factory, notes)
+        _compare(answers, again.answers, other.answers, draws_globally, notes)
+    except EnvironmentContractError as error:
+        notes.contract(error, ", when made again after it was closed")
+    else:
+        if source.origin is not None and not notes.found(severe=True):
+            _try_resume(factory, num_envs, spec, draws, seed, seconds / 6, notes)
     return Report(notes.facts, notes.found(severe=True), notes.found(severe=False))
 
 
+@contextlib.contextmanager
+def _opened(factory: EnvFactory, notes: Notes) -> Iterator[gymnasium.Env]:
+    """An environment that is closed at the end, so that there is none beside it but where two are asked for."""
+    env = guarded("__init__", factory)
+    try:
+        yield env
+    finally:
+        try:
+            guarded("close", env.close)
+        except EnvironmentContractError as error:
+            notes.contract(error)
+
+
+def _try_another(factory: EnvFactory, notes: Notes) -> int:
+    """How many environments can be open at once, of two; one is."""
+    try:
+        with _opened(factory, notes):
+            return 2
+    except EnvironmentContractError as error:
+        what = error.value if error.field == "env.__init__" else error.problem.removeprefix("cannot be made: ")
+        notes.warn("num_envs", f"only one can be open at a time: {what}, at the second", "Train it with num_envs=1.")
+        return 1
+
+
 def _check_policy(spec: EnvSpec, notes: Notes) -> None:
-    """Whether there is a policy for the spaces, and what it does about the bounds of its actions."""
+    """Whether there is a policy for the spaces, and what may keep it from learning well."""
     try:
         jax.eval_shape(lambda key: make_model(key, spec, ModelSettings()), jax.random.key(0))
     except EnvironmentContractError as error:
         notes.contract(error)
         return
+    for advice in advise(spec, ModelSettings()):
+        notes.warn(advice.where, advice.problem, advice.fix)
     leaves = spaces.leaves(spec.action_space)
-    notes.facts["policy"] = "; ".join(_policy_of(leaf, notes) for leaf in leaves)
+    notes.facts["policy"] = "; ".join(_policy_of(leaf) for leaf in leaves)
     if not any(isinstance(leaf, Box) for leaf in leaves) and set(spaces.mask_groups(spec.action_space)) == {1}:
         notes.warn("action", "there is only one to choose", "Offer a choice.")
 
 
-def _policy_of(leaf: spaces.Leaf, notes: Notes) -> str:
-    """What chooses a leaf of actions; notes what is against the bounds of a Box."""
+def _policy_of(leaf: spaces.Leaf) -> str:
+    """What chooses a leaf of actions."""
     match leaf:
         case Discrete(n):
             return f"a probability for each of {n} actions"
@@ -137,21 +166,8 @@ def _policy_of(leaf: spaces.Leaf, notes: Notes) -> str:
             return f"a probability for each choice of {len(nvec)} numbers"
         case MultiBinary():
             return f"a probability for each of {leaf.size} bits"
-    low, high = bounds(leaf)
-    normal_cdf = np.vectorize(lambda x: (1 + math.erf(x / math.sqrt(2))) / 2)
-    clipped = 1 - (normal_cdf(high) - normal_cdf(low))
-    infinite = np.isinf(high - low)
-    for faulty, text in (
-        (infinite, "which does not bound the Gaussian policy: whatever it draws is sent"),
-        ((low > 0) | (high < 0), "which leaves out 0, around which the Gaussian policy starts"),
-        (clipped > 0.75, "so narrow that nearly all first actions of the Gaussian policy are a bound itself"),
-        (~infinite & (high - low > 10), "so wide that the Gaussian policy, of deviation 1, tries little of it"),
-    ):
-        for index in np.flatnonzero(faulty)[:1]:
-            fix = "wrap it in gymnasium.wrappers.RescaleAction(env, -1, 1)."
-            fix = "Give bounds of -1 and 1 and scale inside" + ("." if infinite.any() else f", or {fix}")
-            notes.warn("action", f"number {index} has the range [{low[index]:g}, {high[index]:g}], {text}", fix)
-    return f"Gaussian, at first of mean 0 and deviation 1, of which {_span(clipped, '.0%')} is clipped at the bounds"
+    clipped = _span(clipped_at_first(leaf, 1.0), ".0%")
+    return f"Gaussian, at first of mean 0 and deviation 1, of which {clipped} is clipped at the bounds"
 
 
 def _report_episodes(main: Trial, limit: int | None, notes: Notes) -> None:
@@ -184,11 +200,13 @@ def _report_episodes(main: Trial, limit: int | None, notes: Notes) -> None:
         notes.warn("terminated", text, "If that is a time limit, return it as truncated, so that values look past it.")
 
 
-def _report_masks(main: Trial, notes: Notes) -> None:
+def _report_masks(main: Trial, spec: EnvSpec, notes: Notes) -> None:
     """Whether there are action masks, and how much they forbid."""
     notes.facts["action masks"] = "none"
     if main.allowed:
         notes.facts["action masks"] = f"given; they allow {_span(main.allowed, '.0%')} of the choices"
+    elif shows_mask(spec):
+        notes.warn("observation", *UNREAD_MASK)
 
 
 def _report_rewards(main: Trial, normalized: bool, notes: Notes) -> None:
@@ -257,55 +275,46 @@ def _compare(main: list[Answer], again: list[Answer], other: list[Answer], draws
 
 
 def _try_resume(
-    factory: Callable[[], Any], spec: EnvSpec, draws: list[np.ndarray], seed: int, seconds: float, notes: Notes
+    factory: EnvFactory, num_envs: int, spec: EnvSpec, draws: list[np.ndarray], seed: int, seconds: float, notes: Notes
 ) -> None:
-    """Takes two environments up in mid-episode from a snapshot, as a resume does, and steps on."""
-    lived, resumed = (StepBuffers.empty(spec.observation_space, 1, 2) for _ in range(2))
-    draws = [np.stack([draw, draw[::-1]], axis=1) for draw in draws]
+    """Takes environments up in mid-episode from a snapshot, as a resume does, and steps on."""
+    buffers = StepBuffers.empty(spec.observation_space, 1, num_envs)
+    draws = [np.stack([draw, draw[::-1]][:num_envs], axis=1) for draw in draws]
     door = spaces.action_door(spec.action_space, "clip")
 
-    def step(pool: GymnasiumPool, count: int, buffers: StepBuffers) -> int:
+    def step(pool: GymnasiumPool, count: int) -> int:
         pool.step(door(own_actions(spec.action_space, [draw[count] for draw in draws], pool.mask)), 0, buffers)
         masks = [] if pool.mask is None else [pool.mask]
         return checksum([*buffers.next_obs, buffers.reward, *(leaf[1] for leaf in buffers.obs), *masks])
 
-    with contextlib.ExitStack() as stack:
-        try:
-            old, new = (GymnasiumPool(factory, 2, seed) for _ in range(2))
-            for pool in (old, new):
-                stack.callback(_close, pool, notes)
-            old.reset([leaf[0] for leaf in lived.obs])
+    current = [leaf[0] for leaf in buffers.obs]
+    try:
+        with contextlib.closing(GymnasiumPool(factory, num_envs, seed)) as pool:
+            pool.reset(current)
             steps, deadline = 0, time.perf_counter() + seconds
             while steps < len(draws[0]) and time.perf_counter() < deadline:
-                step(old, steps, lived)
+                step(pool, steps)
                 steps += 1
-            snapshot = old.snapshot()
+            snapshot = pool.snapshot()
             snapshot = PoolSnapshot(snapshot.arrays, json.loads(json.dumps(snapshot.document)))
-            found = new.restore(snapshot, [leaf[0] for leaf in resumed.obs], np.zeros(2, bool))
-            if not found and any(
-                step(old, count, lived) != step(new, count, resumed) for count in range(min(20, steps))
-            ):
+            after = [step(pool, count) for count in range(min(20, steps))]
+        with contextlib.closing(GymnasiumPool(factory, num_envs, seed)) as pool:
+            found = pool.restore(snapshot, current, np.zeros(num_envs, bool))
+            if not found and after != [step(pool, count) for count in range(len(after))]:
                 found = ["the steps that follow are others (hidden randomness or state)"]
-        except EnvironmentContractError as error:
-            notes.contract(error, ", when made and stepped as training does")
-            return
+    except EnvironmentContractError as error:
+        notes.contract(error, ", when made and stepped as training does")
+        return
     notes.facts["resume"] = f"not exact: {found[0]}" if found else f"exact, tried after {steps:,} steps"
     if found and "none" not in notes.facts["determinism"]:
         fix = "Keep state in the instance only, set all of it in reset(), and draw from self.np_random only."
         notes.warn("resume", f"is not exact: {found[0]}", fix)
 
 
-def _close(env: Any, notes: Notes) -> None:
-    try:
-        guarded("close", env.close)
-    except EnvironmentContractError as error:
-        notes.contract(error)
-
-
 def _describe(space: spaces.Space) -> str:
     match space:
         case Box(shape, dtype):
-            return f"Box {shape}, {dtype}" + (f", {_spread(space.low)} to {_spread(space.high)}" if space.size else "")
+            return f"Box {shape}, {dtype}" + f", {_spread(space.low)} to {_spread(space.high)}"
         case Discrete(n, start):
             return f"Discrete, {n} choices" + (f" from {start}" if start else "")
         case MultiDiscrete(nvec, shape, start):

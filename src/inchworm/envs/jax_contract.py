@@ -11,9 +11,11 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.envs.jax_env import JaxEnv, Step
+from inchworm.envs.masks import UNREAD_MASK, shows_mask
 from inchworm.envs.pool import first_line
 from inchworm.errors import EnvironmentContractError, InchwormError
 from inchworm.spaces import EnvSpec
+from inchworm.warning import warn
 
 FIT_FIX = "Make the observation fit spec.observation_space."
 
@@ -48,6 +50,8 @@ def check_jax_env(env: JaxEnv) -> None:
     action_mask = getattr(env, "action_mask", None)
     if action_mask is not None:
         _check_mask(spec, _trace("action_mask", action_mask, state))
+    elif shows_mask(spec):
+        warn(f"{UNREAD_MASK[0]}. Give it by a method action_mask(state) too.")
 
 
 def _trace(method: str, call: Callable[..., Any], *given: Any) -> Any:

@@ -37,13 +37,13 @@ class Factory:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> Any:
-        try:
-            with mujoco_warns():
+        with mujoco_warns():
+            try:
                 return self._make()
-        except InchwormError:
-            raise
-        except Exception as error:
-            raise self._unmade(error) from error
+            except InchwormError:
+                raise
+            except Exception as error:
+                raise self._unmade(error) from error
 
     def __repr__(self) -> str:
         return name_of(self.origin)

@@ -20,10 +20,25 @@ import numpy as np
 from inchworm import spaces
 from inchworm.envs.pool import raised_error
 from inchworm.errors import EnvironmentContractError, UnsupportedSpaceError
+from inchworm.spaces import EnvSpec
 
 INFO_KEY = "action_mask"
 METHOD = "action_masks"
 ALWAYS_OR_NEVER = f"Give one in the info of every reset and step, or by a method {METHOD}(), or never."
+
+
+UNREAD_MASK = (
+    f'observation["{INFO_KEY}"] forbids nothing: it is an observation like any other',
+    f'Give it as info["{INFO_KEY}"] of reset and step too, or by a method {METHOD}().',
+)
+"""What is wrong with a mask that is among the observations alone, and what to do about it."""
+
+
+def shows_mask(spec: EnvSpec) -> bool:
+    """Whether a mask of the actions is among the observations, by its name and size."""
+    space, columns = spec.observation_space, spaces.num_mask_columns(spec.action_space)
+    part = dict(space.spaces).get(INFO_KEY) if isinstance(space, spaces.Dict) else None
+    return isinstance(part, spaces.Box | spaces.MultiBinary) and part.size == columns
 
 
 class MaskRows:

@@ -5,17 +5,20 @@ import importlib.util
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from importlib.abc import Loader, MetaPathFinder
 from typing import Any
 
+from inchworm.warning import warn
 from inchworm.workers import INSIDE
 
 _told: set[str] = set()
 """Messages that were told, without their numbers: a time differs whenever a simulation goes astray."""
 _making = 0
 """How many environments are being made, one within another."""
+_untold: list[str] = []
+"""What came up while they were made, to be told after: an error that a warning becomes must not be raised into MuJoCo's
+own code, which would end the process."""
 
 
 @contextlib.contextmanager
@@ -38,6 +41,8 @@ def mujoco_warns() -> Iterator[None]:
         _making -= 1
         if finder in sys.meta_path:
             sys.meta_path.remove(finder)
+        while _untold and not _making:
+            warn(_untold.pop(0))
 
 
 def _take_over(mujoco: Any) -> None:
@@ -51,11 +56,13 @@ def _tell(message: str) -> None:
     if sort in _told or (_making and INSIDE in os.environ):
         return
     _told.add(sort)
+    if _making:
+        _untold.append(f"MuJoCo: {message}")
+        return
     try:
-        warnings.warn(f"MuJoCo: {message}", stacklevel=2)
-    except Exception:
-        # Where warnings are errors: one that is raised into MuJoCo's own code would end the process.
-        print(f"MuJoCo: {message}", file=sys.stderr)
+        warn(f"MuJoCo: {message}")
+    except UserWarning as error:
+        print(error, file=sys.stderr)
 
 
 class _Finder(MetaPathFinder):

@@ -1,6 +1,5 @@
 """What the host collector needs of environments: N of them, stepped side by side into preallocated rows."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +8,7 @@ import numpy as np
 from inchworm import spaces
 from inchworm.errors import CheckpointError, EnvironmentContractError
 from inchworm.spaces import EnvSpec
+from inchworm.warning import warn
 
 
 class StepBuffers(NamedTuple):
@@ -267,7 +267,7 @@ def close_env(name: str, env: Any) -> None:
     try:
         env.close()
     except Exception as error:
-        warnings.warn(f"{name} could not be closed: {type(error).__name__}: {first_line(error)}", stacklevel=2)
+        warn(f"{name} could not be closed: {type(error).__name__}: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:

@@ -143,6 +143,7 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
         raise ConfigError(
             "backend", backend, "is named for an environment that is given as an object", "Leave it out, or give an id."
         )
+    _check_one_agent(env)
     if is_object(env) and kwargs:
         raise ConfigError(
             "env_kwargs",
@@ -167,6 +168,19 @@ def env_source(env: Any, kwargs: dict[str, Any] | None = None, backend: str | No
         raise ConfigError("env", repr(env), "is no environment", "Give an id, a class or a function that makes one.")
     kwargs, _ = _stored_kwargs(kwargs)
     return _from_factory(name_of(env), env, kwargs)
+
+
+def _check_one_agent(env: Any) -> None:
+    """Raises `ConfigError` for environments with PettingZoo's interfaces."""
+    kind = env if isinstance(env, type) else type(env)
+    known = any(base.__module__.partition(".")[0] == "pettingzoo" for base in kind.__mro__)
+    if (known or hasattr(env, "possible_agents")) and not issubclass(kind, gymnasium.Env):
+        raise ConfigError(
+            "env",
+            name_of(kind),
+            "is an environment of several agents, and a policy plays one",
+            "Give a gymnasium.Env in which one agent acts and the others are part of what it lives in.",
+        )
 
 
 def is_object(env: Any) -> bool:
@@ -248,6 +262,7 @@ def _from_factory(name: str, origin: Any, kwargs: dict[str, Any]) -> EnvSource:
     if is_object(env):
         return _from_jax(name, env, kwargs)
     try:
+        _check_one_agent(env)
         if not isinstance(env, gymnasium.Env):
             raise ConfigError(
                 "env", repr(env), f"is what {name} returned, not a gymnasium.Env", "Return an environment."

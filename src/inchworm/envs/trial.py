@@ -214,7 +214,7 @@ def random_draws(space: spaces.Space, steps: int, seed: int) -> list[np.ndarray]
     draws = []
     for leaf in spaces.leaves(space):
         if isinstance(leaf, Box):
-            low, high = bounds(leaf)
+            low, high = spaces.bounds(leaf)
             finite = np.isfinite(high - low)
             uniform = rng.uniform(np.where(finite, low, 0), np.where(finite, high, 0), (steps, leaf.size))
             draws.append(np.where(finite, uniform, rng.normal(size=(steps, leaf.size))))
@@ -229,7 +229,7 @@ def extreme_draws(space: spaces.Space) -> list[np.ndarray]:
     for leaf in spaces.leaves(space):
         if isinstance(leaf, Box):
             # Five deviations are as far as the policy goes where nothing bounds it.
-            low, high = (np.where(np.isfinite(bound), bound, 5 * np.sign(bound)) for bound in bounds(leaf))
+            low, high = (np.where(np.isfinite(bound), bound, 5 * np.sign(bound)) for bound in spaces.bounds(leaf))
             by_turns = np.where(np.arange(leaf.size) % 2, low, high)
         else:
             groups = spaces.mask_groups(leaf)
@@ -252,12 +252,6 @@ def own_actions(space: spaces.Space, draws: list[np.ndarray], mask: np.ndarray |
         chosen = [group.argmax(axis=1) for group in np.split(ranks, np.cumsum(groups)[:-1], axis=1)]
         own.append((chosen[0] if isinstance(leaf, Discrete) else np.stack(chosen, axis=1)).astype(np.int32))
     return own
-
-
-def bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds of each number of a Box, flat."""
-    low, high = (np.broadcast_to(np.asarray(bound, np.float64), space.size) for bound in (space.low, space.high))
-    return low, high
 
 
 def guarded(method: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

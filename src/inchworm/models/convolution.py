@@ -1,13 +1,14 @@
 """Convolutional networks, which make a vector of features of an image.
 
 A network is a pytree of its arrays that knows the shape of one image, so any number of batch axes may stand before
-it. Images are (H, W, C), (C, H, W) or, with one channel, (H, W).
+it. Images are (H, W, C), (C, H, W) or, with one channel, (H, W). Of a stack of S images, (S, H, W, C) or (S, C, H, W),
+the frames' channels stand side by side.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,13 +85,36 @@ class ImpalaCNN:
         return _dense(jax.nn.relu(x), self.dense_weight, self.dense_bias).reshape(*batch, self.num_features)
 
 
+class _Layers(NamedTuple):
+    """Convolutions without padding, and the width of the dense layer that follows."""
+
+    channels: tuple[int, ...]
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    features: int
+
+    @property
+    def smallest(self) -> int:
+        """Height and width of the smallest image."""
+        side = 1
+        for size, stride in zip(reversed(self.sizes), reversed(self.strides), strict=True):
+            side = (side - 1) * stride + size
+        return side
+
+
+LAYERS = {
+    "nature": _Layers((32, 64, 64), sizes=(8, 4, 3), strides=(4, 2, 1), features=512),
+    "small": _Layers((16, 32), sizes=(8, 4), strides=(4, 2), features=256),
+}
+
+
 def nature_cnn(key: PRNGKey, shape: tuple[int, ...]) -> CNN:
     """The network of Mnih et al. 2015, "Human-level control through deep reinforcement learning".
 
     Raises:
         UnsupportedSpaceError: `shape` is no image, or one smaller than 36x36.
     """
-    return _orthogonal_cnn(key, shape, channels=(32, 64, 64), sizes=(8, 4, 3), strides=(4, 2, 1), features=512)
+    return _orthogonal_cnn(key, shape, LAYERS["nature"])
 
 
 def small_cnn(key: PRNGKey, shape: tuple[int, ...]) -> CNN:
@@ -99,7 +123,7 @@ def small_cnn(key: PRNGKey, shape: tuple[int, ...]) -> CNN:
     Raises:
         UnsupportedSpaceError: `shape` is no image, or one smaller than 20x20.
     """
-    return _orthogonal_cnn(key, shape, channels=(16, 32), sizes=(8, 4), strides=(4, 2), features=256)
+    return _orthogonal_cnn(key, shape, LAYERS["small"])
 
 
 def impala_cnn(key: PRNGKey, shape: tuple[int, ...]) -> ImpalaCNN:
@@ -121,31 +145,24 @@ IMAGE_NETWORKS = {"nature": nature_cnn, "small": small_cnn, "impala": impala_cnn
 
 
 def channels_first(shape: tuple[int, ...]) -> bool:
-    """Whether the first axis of a 3-d image holds its channels: the smaller of first and last axis does.
+    """Whether the first axis of an image of three axes holds its channels: the smaller of first and last axis does.
 
     The last if both are equal. (4, 84, 84) has them first, (84, 84, 4) and (8, 8, 8) last.
     """
     return shape[0] < shape[-1]
 
 
-def _orthogonal_cnn(
-    key: PRNGKey,
-    shape: tuple[int, ...],
-    channels: tuple[int, ...],
-    sizes: tuple[int, ...],
-    strides: tuple[int, ...],
-    features: int,
-) -> CNN:
+def _orthogonal_cnn(key: PRNGKey, shape: tuple[int, ...], layers: _Layers) -> CNN:
+    channels, sizes, strides, features = layers
     height, width, channels_in = _height_width_channels(shape)
-    smallest = 1
-    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
-        smallest = (smallest - 1) * stride + size
-    if min(height, width) < smallest:
+    if min(height, width) < layers.smallest:
+        fitting = [name for name, other in LAYERS.items() if min(height, width) >= other.smallest]
+        choice = " or ".join(f'"{name}"' for name in [*fitting, "impala"])
         raise UnsupportedSpaceError(
             "observation_space",
             f"an image of {height}x{width}",
             "is smaller than the network's kernels reach",
-            f'Give images of at least {smallest}x{smallest}, or set image_network to "impala", which takes any size.',
+            f"Set image_network to {choice}, or give images of at least {layers.smallest}x{layers.smallest}.",
         )
     shapes = []
     for channels_out, size, stride in zip(channels, sizes, strides, strict=True):
@@ -179,11 +196,14 @@ def _height_width_channels(shape: tuple[int, ...]) -> tuple[int, int, int]:
         return shape[0], shape[1], 1
     if len(shape) == 3:
         return (shape[1], shape[2], shape[0]) if channels_first(shape) else (shape[0], shape[1], shape[2])
+    if len(shape) == 4:
+        height, width, channels = _height_width_channels(shape[1:])
+        return height, width, shape[0] * channels
     raise UnsupportedSpaceError(
         "observation_space",
         f"shape {shape}",
         "is no image",
-        "Give images of shape (H, W), (H, W, C) or (C, H, W); frames of a stack go into the channels.",
+        "Give images of shape (H, W), (H, W, C) or (C, H, W), or a stack of such with colours.",
     )
 
 
@@ -197,8 +217,10 @@ def _channels_last(
     x = jnp.asarray(images).reshape(math.prod(batch), *images.shape[axes:])
     if len(shape) == 2:
         x = x[..., None]
-    elif channels_first(shape):
-        x = jnp.moveaxis(x, 1, -1)
+    elif channels_first(shape[-3:]):
+        x = jnp.moveaxis(x, -3, -1)
+    if len(shape) == 4:
+        x = jnp.moveaxis(x, 1, -2).reshape(*x.shape[:1], *x.shape[2:4], x.shape[1] * x.shape[4])
     return x.astype(dtype), batch
 
 

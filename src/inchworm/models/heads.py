@@ -183,7 +183,7 @@ def make_head(space: spaces.Space, settings: ModelSettings) -> Head:
                 return MultiCategoricalHead(nvec)
             case spaces.MultiBinary():
                 return BernoulliHead(leaf.size)
-            case spaces.Box(dtype=dtype, size=size) if np.issubdtype(np.dtype(dtype), np.floating) and size > 0:
+            case spaces.Box(dtype=dtype, size=size) if np.issubdtype(np.dtype(dtype), np.floating):
                 spaces.check_squash(leaf, settings.squash)
                 if settings.action_distribution == "beta":
                     return BetaHead(size)

@@ -17,7 +17,7 @@ from inchworm.models.observations import (
     encode_leaf,
     is_image,
     num_features,
-    scale_bytes,
+    scale_by_bound,
 )
 from inchworm.models.recurrent import GRU, LSTM, orthogonal_gru, orthogonal_lstm
 from inchworm.models.settings import ModelSettings
@@ -46,7 +46,7 @@ class ImageEncoder:
     def __call__(self, normalizers: Normalizers, obs: ArrayTree) -> Float[AnyArray, "*batch F"]:
         rows = zip(self.networks, spaces.leaves(self.space), normalizers, spaces.flatten(self.space, obs), strict=True)
         parts = [
-            network(scale_bytes(leaf, value)) if is_image(leaf) else encode_leaf(leaf, normalizer, value)
+            network(scale_by_bound(leaf, value)) if is_image(leaf) else encode_leaf(leaf, normalizer, value)
             for network, leaf, normalizer, value in rows
         ]
         return jnp.concatenate(parts, axis=-1)

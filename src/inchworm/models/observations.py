@@ -8,12 +8,18 @@ import numpy as np
 from jaxtyping import Float
 
 from inchworm import spaces
+from inchworm.models.convolution import channels_first
 from inchworm.numerics import running_stats
 from inchworm.numerics.running_stats import RunningStats
 from inchworm.types import AnyArray, ArrayTree
 
 OBSERVATION_CLIP = 5.0
 """Normalised observations are clipped to +-5, as in the authors' code (openai/baselines ppo1)."""
+
+MIN_SIDE = 20
+"""Of what is taken for an image by its shape alone."""
+MAX_CHANNELS = 4
+"""Of a frame that is taken for an image by its shape and bounds."""
 
 ObsStats = tuple[RunningStats | None, ...]
 """Statistics of each leaf of the observation, None for leaves that are not normalised."""
@@ -48,20 +54,48 @@ def num_features(leaf: spaces.Leaf) -> int:
 
 
 def is_image(leaf: spaces.Leaf) -> TypeGuard[spaces.Box]:
-    """True for a Box of bytes with three axes, or with two of some length: a frame without colours."""
-    if not isinstance(leaf, spaces.Box) or leaf.dtype != "uint8":
+    """True for what goes through a convolutional network.
+
+    That is a Box of bytes with three axes, or with two of some length, a frame without colours; and what cannot be
+    mistaken: a stack of a few such frames, and a frame or a stack of floats from 0 to 1 or to 255.
+    """
+    if not isinstance(leaf, spaces.Box):
         return False
-    return len(leaf.shape) == 3 or (len(leaf.shape) == 2 and min(leaf.shape) >= 20)
+    if leaf.dtype == "uint8" and len(leaf.shape) < 4:
+        return len(leaf.shape) == 3 or (len(leaf.shape) == 2 and min(leaf.shape) >= MIN_SIDE)
+    frame = leaf.shape[-3:]
+    if len(leaf.shape) not in (3, 4) or not (leaf.dtype == "uint8" or (_is_float(leaf) and _has_pixels_bounds(leaf))):
+        return False
+    sides, channels = (frame[1:], frame[0]) if channels_first(frame) else (frame[:2], frame[2])
+    plain = min(sides) >= MIN_SIDE and channels <= MAX_CHANNELS
+    return plain and (len(leaf.shape) == 3 or leaf.shape[0] < min(sides))
+
+
+def may_be_image(leaf: spaces.Leaf) -> bool:
+    """True for what becomes a vector and could have been meant as an image."""
+    if not isinstance(leaf, spaces.Box) or is_image(leaf) or sum(side >= MIN_SIDE for side in leaf.shape) < 2:
+        return False
+    return len(leaf.shape) > 2 or _has_pixels_bounds(leaf)
+
+
+def _has_pixels_bounds(leaf: spaces.Box) -> bool:
+    return not np.any(leaf.low) and np.unique(leaf.high).tolist() in ([1.0], [255.0])
+
+
+def _is_float(leaf: spaces.Box) -> bool:
+    return np.issubdtype(np.dtype(leaf.dtype), np.floating)
 
 
 def has_scale(leaf: spaces.Leaf) -> TypeGuard[spaces.Box]:
-    """True for a leaf of measurements, a Box of floats: these are normalised, counts and choices are not."""
-    return isinstance(leaf, spaces.Box) and np.issubdtype(np.dtype(leaf.dtype), np.floating)
+    """True for a leaf of measurements, a Box of floats: these are normalised; counts, choices and images are not."""
+    return isinstance(leaf, spaces.Box) and _is_float(leaf) and not is_image(leaf)
 
 
 def reaches_network_raw(leaf: spaces.Leaf, normalize: bool) -> bool:
-    """True for numbers that the network gets as they are: not normalised, and no bytes, which are divided by 255."""
-    return isinstance(leaf, spaces.Box) and leaf.dtype != "uint8" and not (normalize and has_scale(leaf))
+    """True for numbers that the network gets as they are: not normalised, and not divided by their upper bound, as
+    bytes and images are."""
+    scaled = isinstance(leaf, spaces.Box) and (leaf.dtype == "uint8" or is_image(leaf))
+    return isinstance(leaf, spaces.Box) and not scaled and not (normalize and has_scale(leaf))
 
 
 def empty_stats(space: spaces.Space, normalize: bool) -> ObsStats:
@@ -123,14 +157,14 @@ def encode_leaf(leaf: spaces.Leaf, normalizer: Normalizer | None, value: AnyArra
             if normalizer is not None:
                 value = normalizer(value)
             elif isinstance(leaf, spaces.Box) and leaf.dtype == "uint8":
-                value = scale_bytes(leaf, value)
+                value = scale_by_bound(leaf, value)
             if len(leaf.shape) != 1:
                 value = value.reshape((*value.shape[: value.ndim - len(leaf.shape)], leaf.size))
             return value if value.dtype == jnp.float32 else value.astype("float32")
 
 
-def scale_bytes(leaf: spaces.Box, value: AnyArray) -> Float[AnyArray, "*shape"]:
-    """Bytes divided by their upper bound: numbers within [0, 1]."""
+def scale_by_bound(leaf: spaces.Box, value: AnyArray) -> Float[AnyArray, "*shape"]:
+    """Bytes or pixels divided by their upper bound: numbers within [0, 1]."""
     return value.astype("float32") / np.float32(max(1.0, np.max(leaf.high)))
 
 
