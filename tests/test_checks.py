@@ -8,16 +8,15 @@ import pytest
 import inchworm as iw
 from inchworm.algorithms.ppo import PPO
 from inchworm.checks import (
-    ELSEWHERE,
     check_choice,
     check_flag,
     check_integer,
     check_number,
-    did_you_mean,
     read_integer,
 )
 from inchworm.config import ALGORITHMS
 from inchworm.errors import ConfigError
+from inchworm.suggestions import OURS, did_you_mean
 
 
 @pytest.mark.parametrize(
@@ -93,4 +92,4 @@ def test_a_name_in_other_letters_is_found():
 def test_every_name_that_other_names_lead_to_is_one_of_the_library_s():
     names = {field.name for kind in ALGORITHMS.values() for field in dataclasses.fields(kind)}
     names |= {name for call in (iw.train, iw.Run.evaluate) for name in inspect.signature(call).parameters}
-    assert {ours for found in ELSEWHERE.values() for ours in found} <= names | {*ALGORITHMS, "video"}
+    assert {ours for found in OURS.values() for ours in found} <= names | {*ALGORITHMS, "video"}

@@ -9,7 +9,7 @@ from inchworm import spaces
 from inchworm.checks import check_integer
 from inchworm.collect.evaluate import Evaluation, evaluate, evaluate_at_once, never
 from inchworm.config import RunConfig
-from inchworm.envs.gymnasium import EnvFactory
+from inchworm.envs.making import EnvFactory
 from inchworm.envs.source import EnvSource, env_source, is_object
 from inchworm.errors import ConfigError
 from inchworm.io.loggers import read_metrics

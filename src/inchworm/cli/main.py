@@ -8,9 +8,9 @@ import warnings
 from importlib.metadata import version
 from typing import Any
 
-from inchworm.checks import did_you_mean
 from inchworm.cli.streams import forgiving, give_up_broken
 from inchworm.errors import InchwormError
+from inchworm.suggestions import did_you_mean
 from inchworm.warning import complain, plain, show
 
 COMMANDS = {

@@ -20,8 +20,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from inchworm.checks import check_choice, did_you_mean, read_integer
+from inchworm.checks import check_choice, read_integer
 from inchworm.errors import ConfigError
+from inchworm.suggestions import did_you_mean
 
 T = TypeVar("T")
 

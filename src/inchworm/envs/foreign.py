@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from inchworm.checks import check_flag, check_integer, check_number, did_you_mean
+from inchworm.checks import check_flag, check_integer, check_number
 from inchworm.envs.mujoco_warnings import mujoco_warns
 from inchworm.envs.pool import first_line
 from inchworm.errors import ConfigError, EnvironmentContractError, InchwormError, MissingDependencyError
+from inchworm.suggestions import did_you_mean
 
 AT_LEAST_ONE = {
     *("max_episode_steps", "max_steps_in_episode", "max_num_frames_per_episode", "episode_length"),

@@ -11,10 +11,10 @@ from typing import Any
 
 import gymnasium
 
-from inchworm.checks import did_you_mean
 from inchworm.envs.mujoco_warnings import mujoco_warns
 from inchworm.envs.pool import first_line
 from inchworm.errors import EnvironmentContractError, InchwormError, MissingDependencyError
+from inchworm.suggestions import did_you_mean
 
 EnvFactory = Callable[[], gymnasium.Env]
 
