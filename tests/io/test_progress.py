@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 
 import pytest
 
@@ -38,6 +39,19 @@ def test_the_line_is_cut_to_a_terminal_s_width_and_leaves_nothing_behind(narrow)
     assert max(map(len, shown(narrow))) <= 40
     assert "return 1,234.5" in shown(narrow)[-1], "what counts most comes first"
     assert narrow.getvalue().endswith("\x1b[2K"), "the line is wiped, and what is printed next begins where it began"
+
+
+def test_what_is_printed_meanwhile_stands_above_the_line_and_what_goes_to_a_file_stays_in_it(narrow, monkeypatch):
+    for stdout, above in ((Screen(), True), (io.StringIO(), False)):
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.stdout", stdout)
+            line = ProgressLine(100, stream=narrow)
+            line.note("compiling")
+            print("hello")
+            line.close()
+            assert sys.stdout is stdout
+        assert ("hello" in stdout.getvalue()) is not above
+    assert narrow.getvalue().count("hello") == 1
 
 
 def test_the_time_left_goes_by_the_recent_rate_and_not_by_the_time_that_compiling_took():

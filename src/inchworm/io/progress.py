@@ -3,6 +3,7 @@
 import contextlib
 import math
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -41,7 +42,15 @@ class Terminal:
         from rich.live import Live
 
         console = Console(file=stream)
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        # What goes elsewhere goes on there, and threads would put the streams of others back.
+        alone = threading.current_thread() is threading.main_thread()
+        self._live = Live(
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=alone and _is_terminal(sys.stdout),
+            redirect_stderr=alone and _is_terminal(sys.stderr),
+        )
         self._live.start()
         console.show_cursor(True)  # which would be missing after a SIGKILL
 
@@ -91,11 +100,15 @@ class Lines:
             self.show(text)
 
 
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
 def display_of(stream: TextIO) -> Display:
     """What suits the place that this program's messages go to."""
     if (display := _notebook_display()) is not None:
         return Notebook(display)
-    return Terminal(stream) if stream.isatty() else Lines(stream)
+    return Terminal(stream) if _is_terminal(stream) else Lines(stream)
 
 
 def _notebook_display() -> Callable[..., Any] | None:
