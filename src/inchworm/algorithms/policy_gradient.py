@@ -182,7 +182,7 @@ def make(
                 lambda old, p: AVERAGE_DECAY * old + (1.0 - AVERAGE_DECAY) * p, adaptive["average"], model
             )
         metrics |= opening.metrics | {
-            "loss/gradient_norm": optax.global_norm(gradient),
+            "loss/gradient_norm": optax.tree.norm(gradient),
             "policy/kl": kl,
             "policy/entropy": weighted_mean(new.entropy(), opening.batch.weight),
             "schedule/learning_rate": now["learning_rate"],

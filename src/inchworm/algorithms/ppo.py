@@ -191,7 +191,7 @@ def make(
             gradient, metrics = jax.grad(_loss, has_aux=True)(model, normalizers, minibatch, config, now)
             step, opt_state = direction.update(gradient, opt_state, model)
             model = descend(model, step, now["learning_rate"], now.get("value_learning_rate"))
-            return (model, opt_state), metrics | {"loss/gradient_norm": optax.global_norm(gradient)}
+            return (model, opt_state), metrics | {"loss/gradient_norm": optax.tree.norm(gradient)}
 
         def epoch(carry: Any, key: PRNGKey) -> Any:
             current = batch

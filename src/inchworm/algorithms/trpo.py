@@ -288,7 +288,7 @@ def trust_region_step(
     search = backtrack(acceptable, policy, full_step, config.shrink, config.max_backtracks if config.line_search else 1)
     return TrustRegionStep(
         search,
-        optax.global_norm(gradient),
+        optax.tree.norm(gradient),
         inner(gradient, full_step),
         before,
     )
