@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from collections import Counter
 from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "https://example.org/someone/inchworm"
@@ -86,3 +89,16 @@ def test_every_relative_link_is_to_a_file_that_is_there(publishing, page):
     links = publishing.RELATIVE_LINK.findall(text)
     paths = [page.parent / path.partition("#")[0] for _, _, path in links]
     assert [path for path in paths if not path.exists()] == []
+
+
+def test_every_python_that_is_named_is_tested_with_one_version_of_each_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [line.rpartition(" ")[2] for line in project["classifiers"] if "Python :: 3" in line]
+    tested = re.findall(r"\bPYTHON=python(3\.\d+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert named == tested
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    for python in named:
+        pinned = [pin for pin in pins if not pin.marker or pin.marker.evaluate({"python_version": python})]
+        assert [name for name, count in Counter(pin.name for pin in pinned).items() if count > 1] == []
+        assert {Requirement(line).name for line in project["dependencies"]} <= {pin.name for pin in pinned}
