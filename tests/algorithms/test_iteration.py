@@ -322,6 +322,40 @@ def test_the_maximum_entropy_objective_takes_alpha_log_probs_from_the_rewards(ro
         np.testing.assert_allclose(state.model["reward"], expected, rtol=1e-5, atol=1e-6)
 
 
+def seen_by_an_update(config, rollout):
+    """The rollout as the update gets it, and the state after."""
+    seen = []
+
+    def update(state, rollout):
+        seen.append(rollout)
+        return state, {}
+
+    algorithm = Algorithm(witness_state, update)
+    state, _ = make_iteration(algorithm, SPEC, config, TOTAL_STEPS)(witness_state(), jax.tree.map(jnp.asarray, rollout))
+    return seen[0], state
+
+
+def test_rewards_are_clipped_to_their_sign_then_lose_alpha_log_probs_and_then_are_scaled(rollouts):
+    config, rollout = dataclasses.replace(CONFIG, clip_reward=True, max_entropy_alpha=0.5), clean(rollouts[0])
+    rewards = np.where(rollout.valid, np.sign(rollout.reward) - 0.5 * rollout.log_prob, 0.0)
+    done = rollout.terminated | rollout.truncated
+    totals, _ = oracles.discounted_return_so_far(rewards, done, rollout.valid, np.zeros(SHAPE[1]), 0.9)
+    seen, state = seen_by_an_update(config, rollout)
+    np.testing.assert_allclose(seen.reward, rewards / totals[rollout.valid].std(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(state.return_stats.mean, totals[rollout.valid].mean(), rtol=1e-4)
+
+
+def test_what_follows_the_horizon_is_scaled_like_rewards_and_no_running_return_outlives_it(rollouts):
+    rollout, tail = clean(rollouts[0]), np.float32([3.0, -400.0, 0.0, 50.0])
+    plain, _ = seen_by_an_update(CONFIG, rollout)
+    seen, state = seen_by_an_update(CONFIG, rollout._replace(tail=tail))
+    scale = np.abs(rollout.reward).sum() / np.abs(np.asarray(plain.reward)).sum()
+    # Unlike a reward it is not clipped: it stands for many.
+    np.testing.assert_allclose(seen.tail, tail / scale, rtol=1e-4)
+    np.testing.assert_array_equal(seen.reward, plain.reward)
+    np.testing.assert_array_equal(state.discounted_return, np.zeros(SHAPE[1]))
+
+
 def test_a_scheduled_log_std_moves_after_the_update_and_the_update_still_finds_ratio_one(made_up, act_out):
     config = dataclasses.replace(CONFIG, log_std="linear:0:-1")
     algorithm = ppo.make(config, SPEC, TOTAL_STEPS)
