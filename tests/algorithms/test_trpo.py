@@ -12,8 +12,10 @@ from jax.scipy.sparse.linalg import cg
 import oracles
 from inchworm import spaces
 from inchworm.algorithms import trpo
+from inchworm.algorithms.opening import opening_pass
 from inchworm.algorithms.trpo import TRPO, fisher_vector_product, surrogate_and_kl, trust_region_step
 from inchworm.errors import ConfigError
+from inchworm.models import observations
 from inchworm.models.actor_critic import PolicyNetwork, make_model
 from inchworm.models.heads import CategoricalHead
 from inchworm.models.settings import ModelSettings
@@ -235,7 +237,7 @@ def test_without_line_search_the_step_has_the_length_of_the_quadratic_model():
 def test_the_surrogate_and_the_kl_from_the_old_policy_are_means_over_valid_rows():
     old, new = np.random.default_rng(0).normal(size=(2, T, N, 3))
     p, q = oracles.softmax(old), oracles.softmax(new)
-    policy, batch = problem("categorical")
+    batch = problem("categorical")[1]
     advantage, action = np.asarray(batch.advantage), np.arange(T * N, dtype=np.int32).reshape(T, N) % 3
     chosen = (*np.indices((T, N)), action)
     batch = batch._replace(
@@ -334,6 +336,21 @@ def test_the_value_function_is_fitted_to_the_returns_of_valid_rows(made_up, act_
     # The first step of Adam is g / (|g| + epsilon).
     moved = after.model.value.layers.biases[1] - layers.biases[1]
     assert moved == pytest.approx(-1e-3 * slope / (abs(slope) + 0.1), rel=1e-3)
+
+
+def test_the_value_function_is_fitted_from_the_memory_it_began_the_rollout_with(made_up, act_out):
+    sizes = {"num_envs": 3, "horizon": 8, "hidden_sizes": (4,), "minibatch_size": 24, "num_value_epochs": 1}
+    plain, config = (TRPO(**sizes, normalize_advantage="none", recurrent=core) for core in ("none", "gru"))
+    spec = EnvSpec(Box((3,), "float32", -1.0, 1.0), Discrete(3))
+    algorithm = trpo.make(config, spec, 1000)
+    state, generator = made_up(algorithm.init), np.random.default_rng(0)
+    carry = jax.tree.map(lambda leaf: np.float32(generator.normal(size=leaf.shape)), state.model.initial_carry(3))
+    rollout = act_out(made_up(trpo.make(plain, spec, 1000).init), (8, 3), seed=2, invalid=0.2)._replace(carry=carry)
+    _, metrics = jax.jit(algorithm.update)(state, rollout)
+    opening = opening_pass(state.model, observations.freeze(state.obs_stats), rollout, config, config.at(0.0, 1000))
+    # Before the first step what the value function lacks to the returns is the advantage.
+    expected = np.mean(np.asarray(opening.batch.advantage)[rollout.valid] ** 2)
+    assert metrics["loss/value"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_shared_trunk_is_refused():
