@@ -143,6 +143,48 @@ def test_the_average_network_takes_in_a_hundredth_of_the_new_one(made_up, act_ou
         np.testing.assert_allclose(average, 0.99 * old + 0.01 * new, rtol=1e-4, atol=1e-5)
 
 
+WRONG = {
+    "learning_rate": [0.0, -1e-3, "linear:1e-3:-1e-3", None],
+    "value_learning_rate": [0.0, -1e-3, "linear:1e-3:-1e-3"],
+    "adam_epsilon": [0.0, -1e-5, None],
+    "vf_coef": [-0.5, "linear:0.5:-0.5", None],
+    "ent_coef": [np.nan, "much", None],
+    "max_grad_norm": [0.0, -0.5, "none"],
+    "target_kl": [0.0, -0.01, "linear:0.01:-0.01"],
+    "baseline": [1, "no", None],
+    "trust_region": [0.0, -1.0, "wide"],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(f, v) for f, values in WRONG.items() for v in values], ids=lambda each: repr(each)
+)
+def test_a_wrong_setting_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError) as error:
+        PolicyGradient(**{field: value})
+    assert error.value.field == field
+
+
+def test_a_trust_region_is_refused_where_the_log_std_follows_a_schedule():
+    with pytest.raises(ConfigError, match="a scheduled log_std has none"):
+        PolicyGradient(trust_region=1.0, log_std="linear:0:-1")
+    assert PolicyGradient(trust_region=1.0, log_std="state").trust_region == 1.0
+
+
+def test_without_a_baseline_no_setting_of_the_value_function_is_read():
+    names = {"value_target", "vf_coef", "value_learning_rate"}
+    assert names <= set(PolicyGradient(baseline=False, gae_lambda=1.0).unread())
+    assert not names & set(PolicyGradient().unread())
+
+
+def test_the_learning_rate_s_factor_moves_with_the_kl_of_the_update(made_up, act_out):
+    for target_kl, factor in ((1e-6, 1 / 1.5), (1e3, 1.5)):
+        state, after, metrics, _ = updated(made_up, act_out, A2C(**SMALL, target_kl=target_kl, learning_rate=0.1))
+        before = state.adaptive["learning_rate_scale"]
+        assert after.adaptive["learning_rate_scale"] == pytest.approx(factor * before)
+        assert metrics["schedule/learning_rate"] == pytest.approx(0.1 * before)
+
+
 def test_one_step_algorithms_refuse_what_needs_minibatches():
     with pytest.raises(ConfigError, match="there are no minibatches"):
         PolicyGradient(normalize_advantage="minibatch")

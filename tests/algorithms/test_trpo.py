@@ -13,7 +13,7 @@ import oracles
 from inchworm import spaces
 from inchworm.algorithms import trpo
 from inchworm.algorithms.opening import opening_pass
-from inchworm.algorithms.trpo import TRPO, fisher_vector_product, surrogate_and_kl, trust_region_step
+from inchworm.algorithms.trpo import NPG, TRPO, fisher_vector_product, surrogate_and_kl, trust_region_step
 from inchworm.errors import ConfigError
 from inchworm.models import observations
 from inchworm.models.actor_critic import PolicyNetwork, make_model
@@ -351,6 +351,46 @@ def test_the_value_function_is_fitted_from_the_memory_it_began_the_rollout_with(
     # Before the first step what the value function lacks to the returns is the advantage.
     expected = np.mean(np.asarray(opening.batch.advantage)[rollout.valid] ** 2)
     assert metrics["loss/value"] == pytest.approx(expected, rel=1e-4)
+
+
+WRONG = {
+    "max_kl": [0.0, -0.01, "linear:0.01:-0.01", np.nan, None],
+    "cg_iters": [0, -1, 1.5, None],
+    "cg_damping": [-0.1, np.nan, "small", None],
+    "fisher_fraction": [0.0, -0.1, 1.01, None],
+    "line_search": [1, "yes", None],
+    "max_backtracks": [0, 2.5, None],
+    "shrink": [0.0, 1.01, -0.5, None],
+    "value_learning_rate": [0.0, -1e-3, "linear:1e-3:-1e-3", None],
+    "num_value_epochs": [0, 1.5, None],
+    "minibatch_size": [0, 1, 100, None],
+    "adam_epsilon": [0.0, -1e-5, None],
+    "normalize_advantage": ["minibatch"],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(f, v) for f, values in WRONG.items() for v in values], ids=lambda each: repr(each)
+)
+def test_a_wrong_setting_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError) as error:
+        TRPO(**{field: value})
+    assert error.value.field == field
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken():
+    ends = {"cg_iters": 1, "max_backtracks": 1, "num_value_epochs": 1, "minibatch_size": 2}
+    ends |= {"cg_damping": 0.0, "fisher_fraction": 1.0, "shrink": 1.0, "max_kl": "linear:0.01:0.0"}
+    for name, value in ends.items():
+        assert str(getattr(TRPO(**{name: value}), name)) == str(value)
+
+
+def test_the_natural_policy_gradient_takes_the_full_step_and_reads_no_setting_of_a_search():
+    assert NPG().line_search is False
+    assert {"max_backtracks", "shrink"} <= set(NPG().unread())
+    assert not {"max_backtracks", "shrink"} & set(TRPO().unread())
+    with pytest.raises(ConfigError, match="would make TRPO of the natural policy gradient"):
+        NPG(line_search=True)
 
 
 def test_a_shared_trunk_is_refused():
