@@ -12,7 +12,7 @@ from inchworm.algorithms import policy_gradient, ppo, trpo
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.policy_gradient import A2C
 from inchworm.algorithms.ppo import PPO
-from inchworm.algorithms.state import Algorithm, TrainState, zero
+from inchworm.algorithms.state import Algorithm, TrainState, collection_key, update_key, zero
 from inchworm.algorithms.trpo import TRPO
 from inchworm.models import observations
 from inchworm.numerics import running_stats
@@ -320,6 +320,12 @@ def test_the_maximum_entropy_objective_takes_alpha_log_probs_from_the_rewards(ro
         state, _ = iterate(witness_state()._replace(iteration=jnp.int32(iteration)), rollout)
         expected = np.where(rollout.valid, rollout.reward - alpha * rollout.log_prob, 0)
         np.testing.assert_allclose(state.model["reward"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_and_shuffles_of_all_iterations_have_keys_of_their_own():
+    run = jax.random.key(0)
+    keys = [draw(run, jnp.int32(iteration)) for draw in (collection_key, update_key) for iteration in range(20)]
+    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in [run, *keys]}) == 41
 
 
 def seen_by_an_update(config, rollout):
