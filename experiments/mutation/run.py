@@ -5,8 +5,8 @@
     python experiments/mutation/run.py --again rl          what survived there once more, after new tests
     python experiments/mutation/run.py --show rl           the survivors there, each with its line before and after
 
-Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in .work/ as
-soon as it is there, and results.json is written after every module.
+Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in .work/
+as soon as it is there, and results.json is written after every module.
 
 JAX takes as long to import as most tests to run. So this process imports it once, without starting it, and every mutant
 is tested in a fork, in a copy of the tree.
@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +96,7 @@ def modules(chosen: list[str]) -> list[str]:
     return [one for one in found if not chosen or any(f"{one}/".startswith(f"{prefix}/") for prefix in chosen)]
 
 
+@cache
 def mutants(module: str) -> list[Mutant]:
     """All errors that the operators make of a module; none in annotations, which do nothing."""
     source = (ROOT / SOURCE / f"{module}.py").read_text()
@@ -103,10 +105,13 @@ def mutants(module: str) -> list[Mutant]:
     seen: Counter[str] = Counter()
     for name in OPERATORS:
         operator = get_operator(f"core/{name}")()
-        positions = [tuple(start) for node in ast_nodes(tree) for start, _ in operator.mutation_positions(node)]
-        for occurrence, start in enumerate(positions):
+        positions = [(tuple(start), node) for node in ast_nodes(tree) for start, _ in operator.mutation_positions(node)]
+        for occurrence, (start, node) in enumerate(positions):
             # A number is raised and lowered by one; the second of the two says little that the first did not.
             if name == "NumberReplacer" and occurrence % 2:
+                continue
+            # A star among parameters is no product.
+            if node.parent is not None and node.parent.type in ("param", "parameters"):
                 continue
             code = mutate_code(source, operator, occurrence)
             if code is None or any(low <= start < high for low, high in ignored) or not compiles(code):
@@ -145,7 +150,7 @@ def difference(source: str, code: str) -> str:
 
 
 def tests_of(module: str) -> list[list[str]]:
-    """The test files for a module, in three rounds: its own, those that name it, and the others of its package."""
+    """The test files for a module, in rounds: its own, then those of its package that name it; else all of these."""
     package, *_, stem = module.split("/")
     holder = ".".join(module.split("/")[:-1])
     names = (f"{holder}.{stem} import", f"{holder} import {stem}", *([f"{holder} import"] if "." in holder else []))
@@ -160,7 +165,7 @@ def tests_of(module: str) -> list[list[str]]:
         rounds[distance(path)].append(path.relative_to(ROOT).as_posix())
     for prefix, files in MORE_TESTS.items():
         rounds[1] += files if f"{module}/".startswith(f"{prefix}/") else ()
-    return [files for files in rounds if files]
+    return [files for files in rounds[:2] if files] or rounds[2:]
 
 
 class OnlyReadCache:
@@ -263,10 +268,10 @@ def write_results() -> None:
     reasons = {(m, one["mutant"]): one["reason"] for m, rows in before["survivors"].items() for one in rows}
     known, table, survivors = outcomes(), {}, {}
     for module in modules([]):
+        if not any(where == module for where, _ in known):
+            continue
         names = [mutant.name for mutant in mutants(module)]
         tested = [name for name in names if (module, name) in known]
-        if not names or not tested:
-            continue
         left = [name for name in tested if known[module, name] == "survived"]
         rows = [{"mutant": name, "reason": reasons.get((module, name), "")} for name in left]
         equivalent = sum(row["reason"].startswith("equivalent") for row in rows)
