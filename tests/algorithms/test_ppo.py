@@ -516,10 +516,10 @@ def test_environments_without_a_policy_are_refused_when_the_algorithm_starts():
 
 
 WRONG: dict[str, list[Any]] = {
-    "num_envs": [0, -1, 1.0, True, "1", None],
-    "horizon": [0, 2048.0, "2048"],
+    "num_envs": [0, -1, 1.5, True, "1", None],
+    "horizon": [0, 2048.5, "2048"],
     "num_epochs": [0, -3, 1.5, None],
-    "minibatch_size": [0, 1, 63, 4096, 64.0, None, "64"],
+    "minibatch_size": [0, 1, 63, 4096, 64.5, None, "64"],
     "learning_rate": [0.0, -1e-3, math.nan, math.inf, "fast", "linear:0:0", "linear:1e-3:-1e-3", "linear:1:0:0", None],
     "value_learning_rate": [0.0, -1e-3, math.nan, "linear:-1e-3:1"],
     "adam_epsilon": [0.0, -1e-8, math.nan, math.inf, "small", None, True],
@@ -543,11 +543,11 @@ WRONG: dict[str, list[Any]] = {
     "compute_dtype": ["float16", "bf16", None],
     "max_grad_norm": [0.0, -0.5, math.nan, math.inf, "none", True],
     "clip_range_value": [0.0, -0.2, math.nan, "0.2"],
-    "hidden_sizes": [64, "64", (0,), (-8,), (8, 8.0), (True,), None],
+    "hidden_sizes": [64, "64", (0,), (-8,), (8, 8.5), (True,), None],
     "activation": ["gelu", "Tanh", None, 1],
     "image_network": ["resnet", None, True],
     "recurrent": ["rnn", "LSTM", None, True, np.zeros(2)],
-    "recurrent_size": [0, -64, 64.0, None, "64"],
+    "recurrent_size": [0, -64, 64.5, None, "64"],
     "shared_trunk": [1, "true", None],
     "action_distribution": ["normal", None],
     "log_std": ["fixed", "linear:0", math.nan, -21.0, 21.0, None, True, np.zeros(3)],
