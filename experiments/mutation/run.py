@@ -55,7 +55,6 @@ OUTCOMES = WORK / "outcomes.jsonl"
 PACKAGES = ("rl", "numerics", "algorithms", "collect", "models")
 MORE_TESTS = {
     "numerics/devices": ("tests/test_devices.py",),
-    "numerics/line_search": ("tests/algorithms/test_trpo.py",),
     "rl/distributions": ("tests/models/test_actor_critic.py",),
     "rl/schedules": ("tests/algorithms/test_ppo.py",),
     "collect/tail": ("tests/algorithms/test_returns_alone.py",),
