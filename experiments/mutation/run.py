@@ -149,7 +149,7 @@ def difference(source: str, code: str) -> str:
 
 
 def tests_of(module: str) -> list[list[str]]:
-    """The test files for a module, in rounds: its own, then those of its package that name it; else all of these."""
+    """The test files for a module, in rounds: its own and those that name it; without its own, all of its package."""
     package, *_, stem = module.split("/")
     holder = ".".join(module.split("/")[:-1])
     names = (f"{holder}.{stem} import", f"{holder} import {stem}", *([f"{holder} import"] if "." in holder else []))
@@ -164,7 +164,7 @@ def tests_of(module: str) -> list[list[str]]:
         rounds[distance(path)].append(path.relative_to(ROOT).as_posix())
     for prefix, files in MORE_TESTS.items():
         rounds[1] += files if f"{module}/".startswith(f"{prefix}/") else ()
-    return [files for files in rounds[:2] if files] or rounds[2:]
+    return [files for files in (rounds[:2] if rounds[0] else rounds) if files]
 
 
 class OnlyReadCache:
