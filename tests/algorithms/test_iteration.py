@@ -218,6 +218,14 @@ def test_rewards_that_hardly_vary_stay_apart_and_within_five(iterate_witness, ro
     np.testing.assert_allclose(state.model["reward"], reward / (1.05 / 5.0), rtol=1e-5)
 
 
+def test_returns_whose_deviation_is_of_the_guard_s_own_size_are_scaled_by_half(iterate_witness, rollouts):
+    reward = np.float32(np.where(np.arange(32).reshape(SHAPE) % 2, 1e-8, -1e-8))
+    ones = np.ones(SHAPE, bool)
+    rollout = rollouts[0]._replace(reward=reward, terminated=ones, truncated=~ones, valid=ones)
+    state, _ = iterate_witness(witness_state(), rollout)
+    np.testing.assert_allclose(state.model["reward"], 0.5e8 * reward, rtol=1e-4)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("field", ["obs", "next_obs", "reward", "log_prob", "action"])
 def test_one_bad_number_in_the_rollout_leaves_what_was_learned_bit_for_bit(iterate, trained, fresh_rollout, field, bad):

@@ -27,6 +27,11 @@ def test_the_step_size_falls_above_twice_and_rises_below_half_of_the_target():
     np.testing.assert_allclose(rates, [1 / 1.5, 1 / 2.25, 1 / 2.25, 1 / 2.25, 1 / 2.25, 1 / 1.5, 1.0], rtol=1e-6)
 
 
+def test_the_step_size_s_factor_stays_between_a_ten_thousandth_and_ten_thousand():
+    for scale, kl, end in ((1.2e-4, 1.0, 1e-4), (0.9e4, 0.0, 1e4)):
+        assert adapted_learning_rate(jnp.float32(scale), jnp.float32(kl), jnp.float32(0.01)) == pytest.approx(end)
+
+
 def test_beta_follows_a_sequence_worked_by_hand_and_stays_in_its_range():
     beta, betas = jnp.float32(1.0), []
     for kl in (0.02, 0.016, 0.0149, 0.01, 0.0068, 0.0066, 0.0):
