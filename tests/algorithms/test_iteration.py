@@ -321,10 +321,12 @@ def test_the_same_state_and_rollout_give_the_same_result_bit_for_bit(iterate, tr
     assert fingerprint(first) == fingerprint(second)
 
 
-def test_the_maximum_entropy_objective_takes_alpha_log_probs_from_the_rewards(rollouts):
-    config = dataclasses.replace(CONFIG, normalize_return=False, max_entropy_alpha="linear:0.5:0")
+@pytest.mark.parametrize(("schedule", "start", "later"), [("linear:1:0", 1.0, 1.0 - 0.32), ("linear:0:1", 0.0, 0.32)])
+def test_the_maximum_entropy_objective_takes_alpha_log_probs_from_the_rewards(rollouts, schedule, start, later):
+    config = dataclasses.replace(CONFIG, normalize_return=False, max_entropy_alpha=schedule)
     iterate, rollout = iterating(config), clean(rollouts[0])
-    for iteration, alpha in ((0, 0.5), (10, 0.5 * (1 - 320 / TOTAL_STEPS))):
+    # Ten iterations of 32 steps are 0.32 of the budget.
+    for iteration, alpha in ((0, start), (10, later)):
         state, _ = iterate(witness_state()._replace(iteration=jnp.int32(iteration)), rollout)
         expected = np.where(rollout.valid, rollout.reward - alpha * rollout.log_prob, 0)
         np.testing.assert_allclose(state.model["reward"], expected, rtol=1e-5, atol=1e-6)
