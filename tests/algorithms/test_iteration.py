@@ -12,7 +12,7 @@ from inchworm.algorithms import policy_gradient, ppo, trpo
 from inchworm.algorithms.iteration import make_iteration
 from inchworm.algorithms.policy_gradient import A2C
 from inchworm.algorithms.ppo import PPO
-from inchworm.algorithms.state import Algorithm, TrainState, zero
+from inchworm.algorithms.state import Algorithm, TrainState, collection_key, update_key, zero
 from inchworm.algorithms.trpo import TRPO
 from inchworm.models import observations
 from inchworm.numerics import running_stats
@@ -218,6 +218,14 @@ def test_rewards_that_hardly_vary_stay_apart_and_within_five(iterate_witness, ro
     np.testing.assert_allclose(state.model["reward"], reward / (1.05 / 5.0), rtol=1e-5)
 
 
+def test_returns_whose_deviation_is_of_the_guard_s_own_size_are_scaled_by_half(iterate_witness, rollouts):
+    reward = np.float32(np.where(np.arange(32).reshape(SHAPE) % 2, 1e-8, -1e-8))
+    ones = np.ones(SHAPE, bool)
+    rollout = rollouts[0]._replace(reward=reward, terminated=ones, truncated=~ones, valid=ones)
+    state, _ = iterate_witness(witness_state(), rollout)
+    np.testing.assert_allclose(state.model["reward"], 0.5e8 * reward, rtol=1e-4)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("field", ["obs", "next_obs", "reward", "log_prob", "action"])
 def test_one_bad_number_in_the_rollout_leaves_what_was_learned_bit_for_bit(iterate, trained, fresh_rollout, field, bad):
@@ -313,13 +321,55 @@ def test_the_same_state_and_rollout_give_the_same_result_bit_for_bit(iterate, tr
     assert fingerprint(first) == fingerprint(second)
 
 
-def test_the_maximum_entropy_objective_takes_alpha_log_probs_from_the_rewards(rollouts):
-    config = dataclasses.replace(CONFIG, normalize_return=False, max_entropy_alpha="linear:0.5:0")
+@pytest.mark.parametrize(("schedule", "start", "later"), [("linear:1:0", 1.0, 1.0 - 0.32), ("linear:0:1", 0.0, 0.32)])
+def test_the_maximum_entropy_objective_takes_alpha_log_probs_from_the_rewards(rollouts, schedule, start, later):
+    config = dataclasses.replace(CONFIG, normalize_return=False, max_entropy_alpha=schedule)
     iterate, rollout = iterating(config), clean(rollouts[0])
-    for iteration, alpha in ((0, 0.5), (10, 0.5 * (1 - 320 / TOTAL_STEPS))):
+    # Ten iterations of 32 steps are 0.32 of the budget.
+    for iteration, alpha in ((0, start), (10, later)):
         state, _ = iterate(witness_state()._replace(iteration=jnp.int32(iteration)), rollout)
         expected = np.where(rollout.valid, rollout.reward - alpha * rollout.log_prob, 0)
         np.testing.assert_allclose(state.model["reward"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_and_shuffles_of_all_iterations_have_keys_of_their_own():
+    run = jax.random.key(0)
+    keys = [draw(run, jnp.int32(iteration)) for draw in (collection_key, update_key) for iteration in range(20)]
+    assert len({np.asarray(jax.random.key_data(key)).tobytes() for key in [run, *keys]}) == 41
+
+
+def seen_by_an_update(config, rollout):
+    """The rollout as the update gets it, and the state after."""
+    seen = []
+
+    def update(state, rollout):
+        seen.append(rollout)
+        return state, {}
+
+    algorithm = Algorithm(witness_state, update)
+    state, _ = make_iteration(algorithm, SPEC, config, TOTAL_STEPS)(witness_state(), jax.tree.map(jnp.asarray, rollout))
+    return seen[0], state
+
+
+def test_rewards_are_clipped_to_their_sign_then_lose_alpha_log_probs_and_then_are_scaled(rollouts):
+    config, rollout = dataclasses.replace(CONFIG, clip_reward=True, max_entropy_alpha=0.5), clean(rollouts[0])
+    rewards = np.where(rollout.valid, np.sign(rollout.reward) - 0.5 * rollout.log_prob, 0.0)
+    done = rollout.terminated | rollout.truncated
+    totals, _ = oracles.discounted_return_so_far(rewards, done, rollout.valid, np.zeros(SHAPE[1]), 0.9)
+    seen, state = seen_by_an_update(config, rollout)
+    np.testing.assert_allclose(seen.reward, rewards / totals[rollout.valid].std(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(state.return_stats.mean, totals[rollout.valid].mean(), rtol=1e-4)
+
+
+def test_what_follows_the_horizon_is_scaled_like_rewards_and_no_running_return_outlives_it(rollouts):
+    rollout, tail = clean(rollouts[0]), np.float32([3.0, -400.0, 0.0, 50.0])
+    plain, _ = seen_by_an_update(CONFIG, rollout)
+    seen, state = seen_by_an_update(CONFIG, rollout._replace(tail=tail))
+    scale = np.abs(rollout.reward).sum() / np.abs(np.asarray(plain.reward)).sum()
+    # Unlike a reward it is not clipped: it stands for many.
+    np.testing.assert_allclose(seen.tail, tail / scale, rtol=1e-4)
+    np.testing.assert_array_equal(seen.reward, plain.reward)
+    np.testing.assert_array_equal(state.discounted_return, np.zeros(SHAPE[1]))
 
 
 def test_a_scheduled_log_std_moves_after_the_update_and_the_update_still_finds_ratio_one(made_up, act_out):

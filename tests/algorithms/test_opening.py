@@ -96,6 +96,22 @@ def test_without_a_time_limit_inside_the_rollout_successors_have_the_values_of_t
     np.testing.assert_allclose(batch.advantage, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("row", range(SHAPE[0]))
+def test_one_time_limit_in_any_row_bootstraps_from_its_own_successor(state, rollout, row):
+    truncated = np.zeros(SHAPE, bool)
+    truncated[row, 1] = True
+    next_obs = np.concatenate([rollout.obs[1:], rollout.next_obs[-1:]])
+    next_obs[row, 1] = [-2.0, 3.0, 1.0]
+    cut = rollout._replace(
+        truncated=truncated, terminated=np.zeros(SHAPE, bool), next_obs=next_obs, valid=np.ones(SHAPE, bool)
+    )
+    batch, _, _ = opened(state.model, NORMALIZERS, cut)
+    flags = (cut.terminated, cut.truncated, cut.valid)
+    values = (oracle_value(state, cut.obs), oracle_value(state, next_obs))
+    expected = oracles.generalized_advantage(cut.reward, *values, *flags, GAMMA, LAMBDA)
+    np.testing.assert_allclose(batch.advantage, expected, atol=1e-5)
+
+
 def test_returns_are_advantage_plus_value(state, rollout, opening):
     batch, _, _ = opening
     np.testing.assert_allclose(batch.value, oracle_value(state, rollout.obs), atol=1e-5)

@@ -6,11 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import oracles
+from inchworm.algorithms import policy_gradient
 from inchworm.algorithms.optimizer import adapted_learning_rate, make_direction
 from inchworm.algorithms.policy_gradient import A2C, REINFORCE, PolicyGradient, trust_region_gain
 from inchworm.algorithms.ppo import adapted_kl_coef
 from inchworm.errors import ConfigError
 from inchworm.rl.distributions import Categorical, DiagonalGaussian
+from inchworm.spaces import Box, Discrete, EnvSpec
 from inchworm.types import Batch
 
 
@@ -22,6 +25,11 @@ def test_the_step_size_falls_above_twice_and_rises_below_half_of_the_target():
         rates.append(float(scale))
     # By hand: / 1.5, / 1.5, then three times as it was (the bounds themselves change nothing), * 1.5, * 1.5.
     np.testing.assert_allclose(rates, [1 / 1.5, 1 / 2.25, 1 / 2.25, 1 / 2.25, 1 / 2.25, 1 / 1.5, 1.0], rtol=1e-6)
+
+
+def test_the_step_size_s_factor_stays_between_a_ten_thousandth_and_ten_thousand():
+    for scale, kl, end in ((1.2e-4, 1.0, 1e-4), (0.9e4, 0.0, 1e4)):
+        assert adapted_learning_rate(jnp.float32(scale), jnp.float32(kl), jnp.float32(0.01)) == pytest.approx(end)
 
 
 def test_beta_follows_a_sequence_worked_by_hand_and_stays_in_its_range():
@@ -60,6 +68,126 @@ def test_beyond_the_bound_the_gradient_loses_what_it_has_along_the_kl():
     held = jax.grad(lambda d: trust_region_gain(d, average, batch, 1.0).sum())(new)
     np.testing.assert_allclose(held.mean.ravel(), [2.5], atol=1e-5)
     np.testing.assert_allclose(held.log_std.ravel(), [1.5], atol=1e-5)
+
+
+@pytest.mark.parametrize(("bound", "action"), [(5.0, 2.0), (4.0, 2.0), (0.5, 0.0)])
+def test_a_step_that_keeps_to_the_bound_or_goes_back_to_the_average_is_left_alone(bound, action):
+    new = DiagonalGaussian(jnp.float32([[[1.0]]]), jnp.float32([[[0.0]]]))
+    average = DiagonalGaussian(jnp.float32([[[0.0]]]), jnp.float32([[[0.0]]]))
+    batch = rows(np.float32([[4.0]]), np.float32([[[action]]]))
+    # As above k = (1, -1). Action 2 gives g = (4, 0) and k.g = 4; action 0, towards the average, (-4, 0) and -4.
+    held = jax.grad(lambda d: trust_region_gain(d, average, batch, bound).sum())(new)
+    np.testing.assert_allclose(held.mean.ravel(), [4.0 * (action - 1.0)], atol=1e-5)
+    np.testing.assert_allclose(held.log_std.ravel(), [0.0], atol=1e-5)
+
+
+CHOICE = EnvSpec(Box((3,), "float32", -1.0, 1.0), Discrete(4))
+SMALL = {"num_envs": 3, "horizon": 8, "hidden_sizes": (4,), "gamma": 0.9, "adam_epsilon": 0.1}
+
+
+def updated(made_up, act_out, config):
+    """The state before and after an update, the metrics, and the rollout with rows that are no transition."""
+    algorithm = policy_gradient.make(config, CHOICE, 1000)
+    state = made_up(algorithm.init)
+    rollout = act_out(state, (8, 3), seed=2, invalid=0.2)
+    if not config.baseline:
+        rollout = rollout._replace(tail=np.float32([0.5, -1.0, 2.0]))
+    after, metrics = jax.jit(algorithm.update)(state, rollout)
+    return state, after, metrics, rollout
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_the_loss_is_the_policy_gradient_s_the_value_function_s_error_if_there_is_one_and_the_entropy_as_a_bonus(
+    made_up, act_out, baseline
+):
+    config = A2C(**SMALL, ent_coef=0.3, vf_coef=0.7, baseline=baseline)
+    state, after, metrics, rollout = updated(made_up, act_out, config)
+    policy, value = state.model.policy.network.layers, state.model.value.layers
+    rows, next_rows = (np.clip(obs, -5, 5).reshape(24, 3) for obs in (rollout.obs, rollout.next_obs))
+    action, valid = rollout.action.ravel(), rollout.valid.ravel()
+    values, next_values = (oracles.mlp(value.weights, value.biases, each)[:, 0] for each in (rows, next_rows))
+    if not baseline:
+        values, next_values = np.zeros(24), np.repeat([0.0, 1.0], [21, 3]) * np.tile([0.5, -1.0, 2.0], 8)
+        next_values[rollout.truncated.ravel()] = 0.0
+    flags = (rollout.terminated, rollout.truncated, rollout.valid)
+    pair = (values.reshape(8, 3), next_values.reshape(8, 3))
+    advantage = oracles.generalized_advantage(rollout.reward, *pair, *flags, 0.9, 1.0).ravel()
+
+    def policy_loss(bias, ent_coef):
+        p = oracles.softmax(oracles.mlp(policy.weights, [policy.biases[0], bias], rows))
+        gain = np.log(p[np.arange(24), action]) * advantage - ent_coef * (p * np.log(p)).sum(axis=1)
+        return -float(gain[valid].mean())
+
+    def value_loss(bias):
+        predicted = oracles.mlp(value.weights, [value.biases[0], bias], rows)[:, 0]
+        return float(np.mean((predicted - advantage - values)[valid] ** 2))
+
+    def moves(layers, before, loss):
+        slope = oracles.finite_difference_gradient(loss, before.biases[1])
+        # The first step of Adam is g / (|g| + epsilon), of a gradient that is clipped by its norm over all parameters.
+        slope *= min(1.0, 0.5 / metrics["loss/gradient_norm"])
+        expected = -7e-4 * slope / (np.abs(slope) + 0.1)
+        np.testing.assert_allclose(layers.biases[1] - before.biases[1], expected, rtol=2e-3, atol=1e-8)
+
+    assert metrics["loss/policy"] == pytest.approx(policy_loss(policy.biases[1], 0.0), rel=1e-4)
+    moves(after.model.policy.network.layers, policy, lambda bias: policy_loss(bias, 0.3))
+    if baseline:
+        assert metrics["loss/value"] == pytest.approx(value_loss(value.biases[1]), rel=1e-4)
+        moves(after.model.value.layers, value, lambda bias: 0.7 * value_loss(bias))
+    else:
+        assert "loss/value" not in metrics
+        for ours, theirs in zip(*map(jax.tree.leaves, (after.model.value, state.model.value)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_average_network_takes_in_a_hundredth_of_the_new_one(made_up, act_out):
+    state, after, _, _ = updated(made_up, act_out, A2C(**SMALL, learning_rate=1.0, trust_region=1.0))
+    averages = state.adaptive["average"], after.model, after.adaptive["average"]
+    for old, new, average in zip(*map(jax.tree.leaves, averages), strict=True):
+        assert np.abs(new - old).max() > 0.1
+        np.testing.assert_allclose(average, 0.99 * old + 0.01 * new, rtol=1e-4, atol=1e-5)
+
+
+WRONG = {
+    "learning_rate": [0.0, -1e-3, "linear:1e-3:-1e-3", None],
+    "value_learning_rate": [0.0, -1e-3, "linear:1e-3:-1e-3"],
+    "adam_epsilon": [0.0, -1e-5, None],
+    "vf_coef": [-0.5, "linear:0.5:-0.5", None],
+    "ent_coef": [np.nan, "much", None],
+    "max_grad_norm": [0.0, -0.5, "none"],
+    "target_kl": [0.0, -0.01, "linear:0.01:-0.01"],
+    "baseline": [1, "no", None],
+    "trust_region": [0.0, -1.0, "wide"],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(f, v) for f, values in WRONG.items() for v in values], ids=lambda each: repr(each)
+)
+def test_a_wrong_setting_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError) as error:
+        PolicyGradient(**{field: value})
+    assert error.value.field == field
+
+
+def test_a_trust_region_is_refused_where_the_log_std_follows_a_schedule():
+    with pytest.raises(ConfigError, match="a scheduled log_std has none"):
+        PolicyGradient(trust_region=1.0, log_std="linear:0:-1")
+    assert PolicyGradient(trust_region=1.0, log_std="state").trust_region == 1.0
+
+
+def test_without_a_baseline_no_setting_of_the_value_function_is_read():
+    names = {"value_target", "vf_coef", "value_learning_rate"}
+    assert names <= set(PolicyGradient(baseline=False, gae_lambda=1.0).unread())
+    assert not names & set(PolicyGradient().unread())
+
+
+def test_the_learning_rate_s_factor_moves_with_the_kl_of_the_update(made_up, act_out):
+    for target_kl, factor in ((1e-6, 1 / 1.5), (1e3, 1.5)):
+        state, after, metrics, _ = updated(made_up, act_out, A2C(**SMALL, target_kl=target_kl, learning_rate=0.1))
+        before = state.adaptive["learning_rate_scale"]
+        assert after.adaptive["learning_rate_scale"] == pytest.approx(factor * before)
+        assert metrics["schedule/learning_rate"] == pytest.approx(0.1 * before)
 
 
 def test_one_step_algorithms_refuse_what_needs_minibatches():

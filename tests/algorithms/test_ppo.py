@@ -452,6 +452,27 @@ def test_epochs_after_one_that_went_too_far_are_left_out_or_that_one_is_undone_t
     assert metrics.get("policy/rolled_back") == {"stop": None, "roll_back": float(epochs < 5)}[control]
 
 
+def test_epochs_stop_where_the_kl_from_the_old_policy_over_valid_rows_exceeds_1_5_of_the_target(one_step):
+    config, _, state, rollout = one_step
+
+    def updated(**settings):
+        algorithm = ppo.make(dataclasses.replace(config, learning_rate=0.05, **settings), VECTOR, TOTAL_STEPS)
+        return jax.jit(algorithm.update)(state, rollout)
+
+    def means_and_stds(model):
+        layers = model.policy.network.layers
+        means = oracles.mlp(layers.weights, layers.biases, np.clip(rollout.obs, -5, 5).reshape(24, 3))
+        return means[rollout.valid.ravel()], np.exp(np.float64(model.head.log_std))
+
+    # The only minibatch is the batch as it is, so that two epochs are the first two of any larger number.
+    (old, old_std), (new, new_std) = map(means_and_stds, (state.model, updated(num_epochs=2)[0].model))
+    pairs = zip(old.ravel(), np.tile(old_std, len(old)), new.ravel(), np.tile(new_std, len(old)), strict=True)
+    kl = sum(oracles.closed_normal_kl(*pair) for pair in pairs) / len(old)
+    for share, epochs in ((0.999, 2), (1.001, 3)):
+        _, metrics = updated(num_epochs=5, target_kl=share * kl / 1.5)
+        assert metrics["policy/epochs"] == epochs
+
+
 def test_recomputed_advantages_and_targets_are_those_of_the_current_value_function(one_step, recording):
     config, _, state, rollout = one_step
     config = dataclasses.replace(config, recompute_advantages=True, num_epochs=2, normalize_advantage="none")
@@ -495,24 +516,24 @@ def test_environments_without_a_policy_are_refused_when_the_algorithm_starts():
 
 
 WRONG: dict[str, list[Any]] = {
-    "num_envs": [0, -1, 1.0, True, "1", None],
-    "horizon": [0, 2048.0, "2048"],
+    "num_envs": [0, -1, 1.5, True, "1", None],
+    "horizon": [0, 2048.5, "2048"],
     "num_epochs": [0, -3, 1.5, None],
-    "minibatch_size": [0, 1, 63, 4096, 64.0, None, "64"],
+    "minibatch_size": [0, 1, 63, 4096, 64.5, None, "64"],
     "learning_rate": [0.0, -1e-3, math.nan, math.inf, "fast", "linear:0:0", "linear:1e-3:-1e-3", "linear:1:0:0", None],
     "value_learning_rate": [0.0, -1e-3, math.nan, "linear:-1e-3:1"],
     "adam_epsilon": [0.0, -1e-8, math.nan, math.inf, "small", None, True],
     "surrogate": ["cpi", "Clip", None, True],
-    "clip_range": [0.0, -0.1, math.nan, "linear:0.2", None, True],
-    "clip_range_high": [0.0, -0.1, math.nan, "linear:0.2", True],
+    "clip_range": [0.0, -0.1, math.nan, "linear:0.2", "linear:0.2:-0.1", None, True],
+    "clip_range_high": [0.0, -0.1, math.nan, "linear:0.2", "linear:-0.1:0.2", True],
     "kl_coef": [-1.0, math.nan, math.inf, "linear:1:-1", None],
-    "target_kl": [0.0, -0.01, math.nan, "small"],
+    "target_kl": [0.0, -0.01, math.nan, "small", "linear:0.01:-0.01"],
     "kl_control": ["halt", "Stop", None],
     "gamma": [-0.1, 1.01, math.nan, "linear:0.9:1.1", None],
     "gae_lambda": [-0.1, 1.01, math.inf, "lambda", None],
     "value_target": ["gae", "TD", None, 1],
-    "max_entropy_alpha": [-0.1, math.nan, "warm", None],
-    "vf_coef": [-0.5, math.nan, None],
+    "max_entropy_alpha": [-0.1, math.nan, "warm", "linear:0.1:-0.1", None],
+    "vf_coef": [-0.5, math.nan, "linear:0.5:-0.5", None],
     "ent_coef": [math.nan, math.inf, "bonus", None],
     "recompute_advantages": [1, "true", None],
     "normalize_advantage": ["yes", "Batch", None, True, []],
@@ -522,11 +543,11 @@ WRONG: dict[str, list[Any]] = {
     "compute_dtype": ["float16", "bf16", None],
     "max_grad_norm": [0.0, -0.5, math.nan, math.inf, "none", True],
     "clip_range_value": [0.0, -0.2, math.nan, "0.2"],
-    "hidden_sizes": [64, "64", (0,), (-8,), (8, 8.0), (True,), None],
+    "hidden_sizes": [64, "64", (0,), (-8,), (8, 8.5), (True,), None],
     "activation": ["gelu", "Tanh", None, 1],
     "image_network": ["resnet", None, True],
     "recurrent": ["rnn", "LSTM", None, True, np.zeros(2)],
-    "recurrent_size": [0, -64, 64.0, None, "64"],
+    "recurrent_size": [0, -64, 64.5, None, "64"],
     "shared_trunk": [1, "true", None],
     "action_distribution": ["normal", None],
     "log_std": ["fixed", "linear:0", math.nan, -21.0, 21.0, None, True, np.zeros(3)],

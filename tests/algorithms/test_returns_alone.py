@@ -53,6 +53,18 @@ def test_the_tail_is_the_discounted_rest_of_the_episode_over_several_rollouts():
     np.testing.assert_allclose(tail.episodes.episode_return, [[10.0, 0.0]])
 
 
+def test_only_returns_whose_last_row_is_a_transition_and_ends_nothing_go_on_past_the_horizon():
+    first, _ = rollout([[0, 0, 0, 0]] * 2, [[0, 1, 0, 0], [1, 0, 0, 0]])
+    truncated, valid = np.zeros((2, 2, 4), bool)
+    truncated[1, 2] = True
+    valid = ~valid
+    valid[1, 3] = False
+    more = rollout([[5, 5, 5, 5]], [[1, 1, 1, 1]])
+    tail = tails.start(first._replace(truncated=truncated, valid=valid))
+    np.testing.assert_array_equal(tail.alive, [False, True, False, False])
+    np.testing.assert_array_equal(tails.extend(tail, *more, Continuation(0.5, False)).total, [0, 5, 0, 0])
+
+
 def test_a_return_ends_where_a_row_is_terminated_or_truncated_or_no_transition():
     first, _ = rollout([[0, 0, 0, 0]], [[0, 0, 0, 0]])
     more, episodes = rollout([[1, 1, 1, 1]] * 4, [[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])

@@ -1,5 +1,7 @@
 """TRPO: Fisher products, conjugate gradient, and what the line search promises."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,19 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
+import oracles
 from inchworm import spaces
 from inchworm.algorithms import trpo
-from inchworm.algorithms.trpo import TRPO, fisher_vector_product, surrogate_and_kl, trust_region_step
+from inchworm.algorithms.opening import opening_pass
+from inchworm.algorithms.trpo import NPG, TRPO, fisher_vector_product, surrogate_and_kl, trust_region_step
 from inchworm.errors import ConfigError
-from inchworm.models.actor_critic import make_model
+from inchworm.models import observations
+from inchworm.models.actor_critic import PolicyNetwork, make_model
+from inchworm.models.heads import CategoricalHead
 from inchworm.models.settings import ModelSettings
 from inchworm.numerics.tree import broadcast_rows
 from inchworm.rl.diagnostics import weighted_mean
+from inchworm.rl.distributions import Categorical
 from inchworm.spaces import Box, Dict, Discrete, EnvSpec, MultiBinary, MultiDiscrete
 from inchworm.types import Batch, Rollout
 
@@ -225,6 +232,165 @@ def test_without_line_search_the_step_has_the_length_of_the_quadratic_model():
     assert accepted
     # 1/2 s^T (F + 0.1 I) s = delta.
     assert length == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_surrogate_and_the_kl_from_the_old_policy_are_means_over_valid_rows():
+    old, new = np.random.default_rng(0).normal(size=(2, T, N, 3))
+    p, q = oracles.softmax(old), oracles.softmax(new)
+    batch = problem("categorical")[1]
+    advantage, action = np.asarray(batch.advantage), np.arange(T * N, dtype=np.int32).reshape(T, N) % 3
+    chosen = (*np.indices((T, N)), action)
+    batch = batch._replace(
+        action=action, log_prob=np.float32(np.log(p[chosen])), old=Categorical(jnp.asarray(old, jnp.float32))
+    )
+    gain, kl = surrogate_and_kl(Categorical(jnp.asarray(new, jnp.float32)), batch)
+    valid = np.asarray(batch.weight) > 0
+    assert gain == pytest.approx((q[chosen] / p[chosen] * advantage)[valid].mean(), rel=1e-5)
+    assert kl == pytest.approx((p * np.log(p / q)).sum(axis=-1)[valid].mean(), rel=1e-4)
+
+
+def step_from_zero(gain, kl, matrix, config, max_kl):
+    """The step of a policy that is nothing but a vector x, which starts at 0 and whose Fisher matrix is given."""
+    matrix = jnp.float32(matrix)
+    step = trust_region_step(
+        PolicyNetwork(jnp.zeros(len(matrix)), CategoricalHead(2)),  # type: ignore[arg-type]
+        lambda policy: (gain(policy.network), kl(policy.network)),
+        lambda policy: dataclasses.replace(policy, network=matrix @ policy.network),
+        jnp.float32(max_kl),
+        config,
+    )
+    return step, step.search.point.network
+
+
+def one_dimensional_step(gain, kl, config, max_kl=0.5, curvature=1.0):
+    """With a full length of sqrt(2 max_kl / curvature)."""
+    return step_from_zero(lambda x: gain(x[0]), lambda x: kl(x[0]), [[curvature]], config, max_kl)
+
+
+def test_a_step_is_shortened_until_the_surrogate_is_better_than_before_even_where_the_kl_allows_more():
+    config = TRPO(cg_damping=0.0, shrink=0.5)
+    # 7 + x - 10 x^2 is above 7 between 0 and 1/10 only: 1, 1/2, 1/4 and 1/8 are too long.
+    step, point = one_dimensional_step(lambda x: 7.0 + x - 10.0 * x**2, lambda x: 0.0 * x, config)
+    assert (step.search.accepted, step.search.tries, point) == (True, 5, 1 / 16)
+    assert (step.surrogate_before, step.gradient_norm, step.expected_improvement) == (7, 1, 1)
+    # One that stays as good as it was is not taken.
+    flat, point = one_dimensional_step(lambda x: x - jax.lax.stop_gradient(x), lambda x: 0.0 * x, config)
+    assert (flat.search.accepted, flat.search.tries, point) == (False, 10, 0)
+
+
+def test_a_step_is_shortened_until_the_kl_is_no_more_than_its_bound():
+    config = TRPO(cg_damping=0.0, shrink=0.5)
+    step, point = one_dimensional_step(lambda x: x, lambda x: 4.0 * x**2, config, max_kl=0.25, curvature=0.5)
+    # The full step is sqrt(2 / 4 / (1 / 2)) = 1, and 4 x^2 = 1/4 at x = 1/4.
+    assert (step.search.accepted, step.search.tries, point) == (True, 3, 1 / 4)
+
+
+def test_damping_is_added_to_the_curvature():
+    _, point = one_dimensional_step(lambda x: x, lambda x: 0.0 * x, TRPO(cg_damping=1.5))
+    assert point == pytest.approx(np.sqrt(2 * 0.5 / (1.0 + 1.5)))
+
+
+@pytest.mark.parametrize("cg_iters", [1, 2, 3])
+def test_conjugate_gradient_takes_as_many_iterations_as_it_is_given(cg_iters):
+    matrix, gradient = np.diag([1.0, 4.0, 9.0]), np.array([1.0, 1.0, 1.0])
+    # After k iterations x is the best in the span of g, F g, ..., F^(k-1) g.
+    basis = np.stack([np.linalg.matrix_power(matrix, k) @ gradient for k in range(cg_iters)], axis=1)
+    x = basis @ np.linalg.solve(basis.T @ matrix @ basis, basis.T @ gradient)
+    config = TRPO(cg_damping=0.0, cg_iters=cg_iters, line_search=False)
+    _, point = step_from_zero(lambda x: x @ jnp.float32(gradient), lambda x: 0.0 * x[0], matrix, config, 0.5)
+    np.testing.assert_allclose(point, x / np.sqrt(x @ matrix @ x), rtol=1e-4)
+
+
+def test_fisher_products_take_other_rows_each_time_each_at_most_once_and_at_least_one():
+    rows, keys = Batch(*[None] * 9, weight=jnp.arange(40)), jax.random.split(jax.random.key(0), 50)
+    draws = [np.asarray(trpo._subsample(rows, key, 0.25).weight) for key in keys]
+    assert {len(set(draw)) for draw in draws} == {10}
+    # Each of 40 rows is in a quarter of 50 draws, give or take four standard deviations of 3.
+    counts = np.bincount(np.concatenate(draws), minlength=40)
+    assert counts.min() > 0
+    assert counts.max() < 12.5 + 4 * 3.1
+    assert len(trpo._subsample(rows, keys[0], 0.001).weight) == 1
+    np.testing.assert_array_equal(trpo._subsample(rows, keys[0], 1.0).weight, np.arange(40))
+
+
+def test_the_value_function_is_fitted_to_the_returns_of_valid_rows(made_up, act_out):
+    config = TRPO(num_envs=3, horizon=8, hidden_sizes=(4,), minibatch_size=24, num_value_epochs=1, adam_epsilon=0.1)
+    algorithm = trpo.make(config, EnvSpec(Box((3,), "float32", -1.0, 1.0), BOX), 1000)
+    state = made_up(algorithm.init)
+    rollout = act_out(state, (8, 3), seed=2, invalid=0.2)
+    after, metrics = jax.jit(algorithm.update)(state, rollout)
+
+    layers, valid = state.model.value.layers, rollout.valid.ravel()
+    rows, next_rows = (np.clip(obs, -5, 5).reshape(24, 3) for obs in (rollout.obs, rollout.next_obs))
+    value, next_value = (oracles.mlp(layers.weights, layers.biases, each)[:, 0] for each in (rows, next_rows))
+    flags = (rollout.terminated, rollout.truncated, rollout.valid)
+    values = (value.reshape(8, 3), next_value.reshape(8, 3))
+    returns = oracles.generalized_advantage(rollout.reward, *values, *flags, 0.99, 0.95).ravel() + value
+
+    def loss(last_bias):
+        predicted = oracles.mlp(layers.weights, [layers.biases[0], last_bias], rows)[:, 0]
+        return float(np.mean((predicted - returns)[valid] ** 2))
+
+    assert metrics["loss/value"] == pytest.approx(loss(layers.biases[1]), rel=1e-4)
+    (slope,) = oracles.finite_difference_gradient(loss, layers.biases[1])
+    # The first step of Adam is g / (|g| + epsilon).
+    moved = after.model.value.layers.biases[1] - layers.biases[1]
+    assert moved == pytest.approx(-1e-3 * slope / (abs(slope) + 0.1), rel=1e-3)
+
+
+def test_the_value_function_is_fitted_from_the_memory_it_began_the_rollout_with(made_up, act_out):
+    sizes = {"num_envs": 3, "horizon": 8, "hidden_sizes": (4,), "minibatch_size": 24, "num_value_epochs": 1}
+    plain, config = (TRPO(**sizes, normalize_advantage="none", recurrent=core) for core in ("none", "gru"))
+    spec = EnvSpec(Box((3,), "float32", -1.0, 1.0), Discrete(3))
+    algorithm = trpo.make(config, spec, 1000)
+    state, generator = made_up(algorithm.init), np.random.default_rng(0)
+    carry = jax.tree.map(lambda leaf: np.float32(generator.normal(size=leaf.shape)), state.model.initial_carry(3))
+    rollout = act_out(made_up(trpo.make(plain, spec, 1000).init), (8, 3), seed=2, invalid=0.2)._replace(carry=carry)
+    _, metrics = jax.jit(algorithm.update)(state, rollout)
+    opening = opening_pass(state.model, observations.freeze(state.obs_stats), rollout, config, config.at(0.0, 1000))
+    # Before the first step what the value function lacks to the returns is the advantage.
+    expected = np.mean(np.asarray(opening.batch.advantage)[rollout.valid] ** 2)
+    assert metrics["loss/value"] == pytest.approx(expected, rel=1e-4)
+
+
+WRONG = {
+    "max_kl": [0.0, -0.01, "linear:0.01:-0.01", np.nan, None],
+    "cg_iters": [0, -1, 1.5, None],
+    "cg_damping": [-0.1, np.nan, "small", None],
+    "fisher_fraction": [0.0, -0.1, 1.01, None],
+    "line_search": [1, "yes", None],
+    "max_backtracks": [0, 2.5, None],
+    "shrink": [0.0, 1.01, -0.5, None],
+    "value_learning_rate": [0.0, -1e-3, "linear:1e-3:-1e-3", None],
+    "num_value_epochs": [0, 1.5, None],
+    "minibatch_size": [0, 1, 100, None],
+    "adam_epsilon": [0.0, -1e-5, None],
+    "normalize_advantage": ["minibatch"],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(f, v) for f, values in WRONG.items() for v in values], ids=lambda each: repr(each)
+)
+def test_a_wrong_setting_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError) as error:
+        TRPO(**{field: value})
+    assert error.value.field == field
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken():
+    ends = {"cg_iters": 1, "max_backtracks": 1, "num_value_epochs": 1, "minibatch_size": 2}
+    ends |= {"cg_damping": 0.0, "fisher_fraction": 1.0, "shrink": 1.0, "max_kl": "linear:0.01:0.0"}
+    for name, value in ends.items():
+        assert str(getattr(TRPO(**{name: value}), name)) == str(value)
+
+
+def test_the_natural_policy_gradient_takes_the_full_step_and_reads_no_setting_of_a_search():
+    assert NPG().line_search is False
+    assert {"max_backtracks", "shrink"} <= set(NPG().unread())
+    assert not {"max_backtracks", "shrink"} & set(TRPO().unread())
+    with pytest.raises(ConfigError, match="would make TRPO of the natural policy gradient"):
+        NPG(line_search=True)
 
 
 def test_a_shared_trunk_is_refused():

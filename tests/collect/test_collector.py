@@ -1,18 +1,23 @@
-"""What becomes of a learner whose environments cannot be brought back."""
+"""Rollouts and updates in turn: each rollout's noise, and a learner whose environments cannot be brought back."""
 
 import contextlib
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fixed_model import fixed_model
+from inchworm.algorithms.settings import Continuation
 from inchworm.collect.collector import TurnCollector
 from inchworm.collect.host import HostRollouts
 from inchworm.collect.pool import PoolRollouts
+from inchworm.envs.gymnasium import GymnasiumPool
 from inchworm.envs.pool import PoolSnapshot, read_restarts
 from inchworm.errors import CheckpointError
 from inchworm.spaces import Box, Discrete, EnvSpec
+from probes import Probe
 
 
 class State(NamedTuple):
@@ -61,6 +66,38 @@ def test_what_a_lost_episode_paid_does_not_go_on_into_the_next_one(rollouts, exp
     problems = collector.restore(0, state, *collector.snapshot(0))
     assert len(problems) == 1
     np.testing.assert_array_equal(collector.state(0).discounted_return, expected)
+
+
+class Learner(NamedTuple):
+    model: object
+    obs_stats: tuple
+    key: object
+    iteration: object
+
+
+def test_no_step_of_a_run_has_the_noise_of_another_past_the_horizon_neither():
+    class Recorder(Probe):
+        """Episodes of ten steps that look alike."""
+
+        def step(self, action):
+            sent.append(float(action[0]))
+            self.t += 1
+            return self.observe(), 0.0, self.t == 10, False, {}
+
+    sent = []
+    pool = GymnasiumPool(lambda: Recorder(continuous=True), 1, 0)
+    # Narrow enough for the bounds to cut nothing.
+    model = fixed_model(pool.spec, log_std=-4.0)
+    learner = Learner(model, (None,), jax.random.key(0), jnp.int32(0))
+
+    def iterate(state, rollout):
+        return state._replace(iteration=state.iteration + 1), {"loss": jnp.float32(0.0)}
+
+    collector = TurnCollector(HostRollouts(pool, 4, "clip"), learner, iterate, Continuation(0.9, False))
+    steps = [collector.advance([1])[0][0].metrics["collect/tail_steps"] for _ in range(3)]
+    assert steps[0] == 8
+    assert len(sent) == sum(steps) + 3 * 4
+    assert len(set(sent)) == len(sent)
 
 
 @pytest.mark.parametrize("document", [{}, None, {"kind": "pool"}, {"kind": "vector", "restarts": 0}])

@@ -1,5 +1,7 @@
 """Episodes played apart from training: side by side or one by one, with the answers that training takes."""
 
+from typing import ClassVar
+
 import gymnasium
 import jax
 import numpy as np
@@ -19,6 +21,7 @@ from inchworm.errors import EnvironmentContractError
 from inchworm.models.policy import Policy
 from inchworm.spaces import EnvSpec
 from jax_probes import Cue, Recall
+from probes import Probe
 
 SMALL = {"num_envs": 2, "horizon": 8, "hidden_sizes": (8,), "recurrent_size": 8, "minibatch_size": 16}
 CASES = {
@@ -59,6 +62,28 @@ def test_sampled_actions_differ_from_modes_and_are_decided_by_the_seed(play):
     assert sampled.returns != play(policy, env, episodes=50, deterministic=False, seed=4).returns
     assert sampled.returns != play(policy, env, episodes=50, seed=3).returns
     assert 15 < sampled.mean < 35, "random play comes to 22"
+
+
+def test_evaluations_and_videos_begin_where_no_training_environment_does():
+    class Seeded(Probe):
+        metadata: ClassVar = {"render_modes": ["rgb_array"]}
+        render_mode = "rgb_array"
+
+        def reset(self, *, seed=None, options=None):
+            seeds.append(seed)
+            return super().reset(seed=seed)
+
+        def render(self):
+            return np.zeros((4, 4, 3), np.uint8)
+
+    seeds = []
+    pool = GymnasiumPool(Seeded, 64, 3)
+    model = fixed_model(pool.spec)
+    HostRollouts(pool, 2, "clip").collect(model, (None,), jax.random.key(0))
+    evaluate(Policy(model, (None,)), Seeded, episodes=20, seed=3)
+    render_episode(Policy(model, (None,)), Seeded, seed=3)
+    first = [seed for seed in seeds if seed is not None]
+    assert len(set(first)) == len(first) == 64 + 20 + 1
 
 
 def test_episodes_that_do_not_end_are_cut_and_counted():

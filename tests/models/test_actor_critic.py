@@ -9,7 +9,8 @@ import oracles
 from inchworm import spaces
 from inchworm.errors import ConfigError, UnsupportedSpaceError
 from inchworm.models import observations
-from inchworm.models.actor_critic import make_model, runs_on_numpy
+from inchworm.models.actor_critic import SharedActorCritic, make_model, runs_on_numpy
+from inchworm.models.heads import BetaHead
 from inchworm.models.observations import Normalizer
 from inchworm.models.settings import ModelSettings
 from inchworm.rl.distributions import Bernoulli, Categorical, DiagonalGaussian, MultiCategorical, Product
@@ -110,6 +111,58 @@ def test_unrolling_gives_what_acting_gives_and_the_values(name, request):
     np.testing.assert_allclose(jax.jit(type(model).look_ahead)(model, NO_STATS, OBS, None), value, rtol=1e-6)
     assert value.shape == (5,)
     assert (model.recurrent, model.initial_carry(5)) == (False, None)
+
+
+@pytest.fixture(params=[(core, shared) for core in ("gru", "lstm") for shared in (False, True)], ids=str)
+def remembering(request, made_up):
+    """A model with memory, four steps of two environments, and memories that all differ."""
+    core, shared = request.param
+    settings = ModelSettings(hidden_sizes=(4,), recurrent=core, recurrent_size=3, shared_trunk=shared)
+    model = made_up(lambda key: make_model(key, CHOICE, settings))
+    generator = np.random.default_rng(1)
+    carry = jax.tree.map(lambda leaf: np.float32(generator.normal(size=leaf.shape)), model.initial_carry(2))
+    return model, np.float32(generator.normal(size=(4, 2, 3))), carry
+
+
+@jax.jit
+def unroll_from(model, obs, first, carry):
+    return model.unroll(NO_STATS, obs, first, None, carry)
+
+
+def test_policy_and_value_function_each_go_on_from_their_own_memory_in_acting_as_in_unrolling(remembering):
+    model, obs, carry = remembering
+    first = np.zeros((4, 2), bool)
+    first[2, 0] = True
+    whole = unroll_from(model, obs, first, carry)
+    step = jax.jit(lambda model, *now: (*model.act(NO_STATS, now[0], now[1], None, now[2]), value_after(model, *now)))
+
+    def value_after(model, obs, first, carry):
+        if isinstance(model, SharedActorCritic):
+            return model.value(model.trunk.step(NO_STATS, obs, first, carry)[0])
+        return model.value.step(NO_STATS, obs, first, carry[1])[0]
+
+    for t in range(4):
+        distribution, carry, value = step(model, obs[t], first[t], carry)
+        np.testing.assert_allclose(whole.distribution.logits[t], distribution.logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(whole.value[t], value[:, 0], rtol=1e-5, atol=1e-6)
+        for ours, theirs in zip(*map(jax.tree.leaves, (whole.carries, carry)), strict=True):
+            np.testing.assert_allclose(ours[t], theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_looking_ahead_gives_the_value_that_the_next_row_has(remembering):
+    model, obs, carry = remembering
+    whole = unroll_from(model, obs, np.zeros((4, 2), bool), carry)
+    carries = jax.tree.map(lambda leaf: leaf[:-1], whole.carries)
+    ahead = jax.jit(type(model).look_ahead)(model, NO_STATS, obs[1:], carries)
+    np.testing.assert_allclose(ahead, whole.value[1:], rtol=1e-5, atol=1e-6)
+
+
+def test_densities_on_an_interval_have_parameters_of_one_and_the_softplus_of_the_outputs():
+    outputs = jnp.float32([[-100.0, 0.0, 3.0, -1.0]])
+    distribution = BetaHead(2)(outputs, None)
+    softplus = np.log1p(np.exp(np.float64(outputs[0])))
+    np.testing.assert_allclose(distribution.alpha[0], 1.0 + softplus[:2], rtol=1e-6)
+    np.testing.assert_allclose(distribution.beta[0], 1.0 + softplus[2:], rtol=1e-6)
 
 
 def test_time_and_environment_axes_pass_through(choice):

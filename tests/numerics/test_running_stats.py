@@ -76,6 +76,12 @@ def test_no_samples_have_mean_zero_and_deviation_one():
     np.testing.assert_array_equal(stats.std, [1, 1])
 
 
+def test_one_sample_is_its_own_mean_and_has_no_deviation():
+    one = running_stats.of_samples(jnp.array([5.0, 9.0]), jnp.array([1.0, 0.0]))
+    for stats in (one, running_stats.merge(running_stats.empty(()), one)):
+        assert (stats.count, stats.mean, stats.std) == (1, 5, 0)
+
+
 def test_a_part_without_a_row_that_counts_changes_nothing_bit_for_bit():
     stats = take_in(*stream(2, 3))
     after = absorb(stats, np.full(SHAPE, 7, np.float32), np.zeros(SHAPE[0], np.float32))

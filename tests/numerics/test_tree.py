@@ -1,5 +1,6 @@
 """Names of leaves and back, finiteness, selection."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -8,7 +9,17 @@ import numpy as np
 import pytest
 
 from inchworm.errors import CheckpointError
-from inchworm.numerics.tree import all_finite, broadcast_rows, fingerprint, flatten_time, from_arrays, select, to_arrays
+from inchworm.numerics.tree import (
+    all_finite,
+    along_rows,
+    broadcast_rows,
+    fingerprint,
+    flatten_time,
+    from_arrays,
+    select,
+    to_arrays,
+    where_rows,
+)
 from inchworm.rl.distributions import Beta, DiagonalGaussian, TanhGaussian
 
 
@@ -97,6 +108,28 @@ def test_what_all_rows_share_gets_axes_of_its_own():
     rows = broadcast_rows(tree, (2, 3))
     assert {name: leaf.shape for name, leaf in rows.items()} == {"mean": (2, 3, 4), "log_std": (2, 3, 4)}
     np.testing.assert_array_equal(rows["log_std"][1, 2], [0, 1, 2, 3])
+
+
+def test_one_number_a_row_is_laid_along_rows_of_any_shape():
+    values, block = jnp.arange(6).reshape(2, 3), jnp.ones((2, 3, 4, 5))
+    assert along_rows(values, block).shape == (2, 3, 1, 1)
+    np.testing.assert_array_equal((along_rows(values, block) * block)[1, 0], np.full((4, 5), 3.0))
+    np.testing.assert_array_equal(along_rows(values, values), values)
+
+
+def test_rows_are_chosen_one_by_one_or_replaced_by_the_same_one():
+    condition, ones = jnp.array([True, False]), jnp.ones((2, 3))
+    np.testing.assert_array_equal(where_rows(condition, ones, 2 * ones), [[1, 1, 1], [2, 2, 2]])
+    np.testing.assert_array_equal(where_rows(condition, ones, jnp.array([7.0, 8.0, 9.0])), [[1, 1, 1], [7, 8, 9]])
+
+
+def test_a_class_s_name_is_no_field_that_is_shown_or_given_by_place_and_none_can_be_set():
+    gaussian = DiagonalGaussian(jnp.zeros(1), jnp.ones(1))
+    assert repr(gaussian) == f"DiagonalGaussian(mean={jnp.zeros(1)!r}, log_std={jnp.ones(1)!r})"
+    with pytest.raises(TypeError):
+        DiagonalGaussian(jnp.zeros(1), jnp.ones(1), "Other")  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        gaussian.mean = jnp.ones(1)  # type: ignore[misc]
 
 
 def test_two_classes_with_the_same_fields_are_two_structures():

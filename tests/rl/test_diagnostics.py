@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,6 +36,10 @@ def test_standardized_rows_have_mean_zero_and_population_deviation_one():
     np.testing.assert_allclose(found, oracles.standardize(X, WEIGHT)[:3], rtol=1e-6)
 
 
+def test_a_deviation_of_the_guard_s_own_size_counts_half():
+    np.testing.assert_allclose(standardize(np.float32([1e-8, -1e-8]), np.ones(2, np.float32)), [0.5, -0.5], rtol=1e-5)
+
+
 def test_rows_that_are_all_alike_standardize_to_zero():
     np.testing.assert_array_equal(standardize(np.full(4, 7, np.float32), np.ones(4, np.float32)), np.zeros(4))
     np.testing.assert_array_equal(
@@ -58,6 +63,13 @@ def test_a_ratio_counts_as_clipped_outside_one_plus_minus_the_range(ratio, outsi
     assert clip_fraction(np.log(np.float32([ratio])), 0.2, np.ones(1, np.float32)) == outside
 
 
+def test_a_ratio_at_an_end_of_the_range_is_inside():
+    low, high = (float(abs(np.asarray(jax.jit(jnp.expm1)(np.float32(x))))) for x in (-0.3, 0.3))
+    for log_ratio, farther in ((-0.3, -0.31), (0.3, 0.31)):
+        assert clip_fraction(np.float32([log_ratio]), low, np.ones(1, np.float32), high) == 0
+        assert clip_fraction(np.float32([farther]), low, np.ones(1, np.float32), high) == 1
+
+
 def test_the_clip_fraction_is_a_share_of_the_rows_that_count():
     log_ratio = np.log(np.float32([1.0, 1.5, 0.9, 5.0]))
     assert clip_fraction(log_ratio, 0.2, np.float32([1, 1, 1, 0])) == pytest.approx(1 / 3)
@@ -70,6 +82,13 @@ def test_explained_variance_is_one_for_the_returns_and_zero_for_a_constant():
     assert explained_variance(-returns, returns, weight) == pytest.approx(-3)
     # Half the returns: the residual has half the deviation, so a quarter of the variance is left.
     assert explained_variance(returns / 2, returns, weight) == pytest.approx(0.75)
+
+
+def test_explained_variance_does_not_depend_on_the_size_of_the_returns():
+    returns, value, weight = np.float32([1, 2, 4]), np.float32([1, 1, 5]), np.ones(3, np.float32)
+    # Variance 14/9, and 2/3 of (0, 1, -1).
+    for size in (1e-3, 1.0, 1e3):
+        assert explained_variance(size * value, size * returns, weight) == pytest.approx(1 - 3 / 7, rel=1e-4)
 
 
 def test_explained_variance_is_zero_where_returns_do_not_vary():

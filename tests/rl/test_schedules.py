@@ -50,6 +50,8 @@ def test_a_schedule_compiles_and_is_single_precision():
         ("linear:0.2:0.1:500000", Schedule(0.2, 0.1, 500_000)),
         ("linear:0:3e-4:1e6", Schedule(0.0, 3e-4, 1_000_000)),
         (Schedule(1.0, 0.5, 7), Schedule(1.0, 0.5, 7)),
+        (Schedule(1.0, 0.5, 1), Schedule(1.0, 0.5, 1)),
+        ("linear:1:0.5:1", Schedule(1.0, 0.5, 1)),
     ],
 )
 def test_every_form_of_a_scalar_becomes_a_schedule(setting, schedule):

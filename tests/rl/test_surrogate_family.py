@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from inchworm.rl.distributions import Categorical
-from inchworm.rl.surrogates import clipped_surrogate, log_clipped_surrogate, surrogate
+from inchworm.rl.surrogates import clipped_surrogate, log_clipped_surrogate, probability_ratio, surrogate
 
 # Advantage up and down, ratio beyond the upper and the lower end of [0.8, 1.2], and inside.
 LOG_RATIO = np.log(np.float32([1.5, 0.5, 1.5, 0.5, 1.1, 1.1]))
@@ -28,6 +28,18 @@ def test_the_range_in_log_space_goes_from_exp_minus_epsilon_to_exp_epsilon():
     low, high = math.exp(-0.2), math.exp(0.2)
     expected = [2 * high, 1.0, -3.0, -2 * low, 2.2, -2.2]
     np.testing.assert_allclose(log_clipped_surrogate(LOG_RATIO, ADVANTAGE, 0.2), expected, rtol=1e-6)
+
+
+def test_an_upper_end_of_its_own_moves_that_end_only_in_log_space_too():
+    low, high = math.exp(-0.2), math.exp(0.3)
+    expected = [2 * high, 1.0, -3.0, -2 * low, 2.2, -2.2]
+    np.testing.assert_allclose(log_clipped_surrogate(LOG_RATIO, ADVANTAGE, 0.2, 0.3), expected, rtol=1e-6)
+
+
+def test_a_ratio_grows_to_the_exponential_of_80_and_no_further():
+    logs = np.float32([-200.0, 0.0, 10.0, 79.0, 80.0, 81.0, 1e6, np.inf])
+    expected = np.exp(np.float64([-200, 0, 10, 79, 80, 80, 80, 80]))
+    np.testing.assert_allclose(probability_ratio(logs), expected, rtol=1e-5, atol=1e-45)
 
 
 def numpy_surrogate(kind, log_ratio, advantage):

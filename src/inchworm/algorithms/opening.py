@@ -92,7 +92,6 @@ def advantages_and_returns(
     next_value = _successor_value(model, normalizers, rollout, value, carries)
     if rollout.tail is not None:  # no value function: what came after the horizon stands at its last row
         value, next_value = jnp.zeros_like(value), jnp.zeros_like(next_value).at[-1].set(rollout.tail)
-        next_value = jnp.where(rollout.truncated, 0.0, next_value)
     flags = (rollout.terminated, rollout.truncated, rollout.valid)
 
     def estimate(gae_lambda: Float[Array, ""] | float) -> Float[AnyArray, "T N"]:

@@ -19,7 +19,7 @@ def random_order(key: PRNGKey, length: int) -> UInt32[Array, " length"]:
     `jax.random.permutation` sorts keys and values apart, which on a CPU takes four to five times as long: at 2,048 rows
     as much as several gradient steps.
     """
-    place_bits = max(1, (length - 1).bit_length())
+    place_bits = (length - 1).bit_length()
     rounds = math.ceil(3 * place_bits / (32 - place_bits))
     places = jnp.arange(length, dtype=jnp.uint32)
     low = jnp.uint32(2**place_bits - 1)

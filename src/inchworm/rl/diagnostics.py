@@ -57,4 +57,4 @@ def explained_variance(
     """
     spread = weighted_variance(returns, weight)
     unexplained = weighted_variance(returns - value, weight)
-    return jnp.where(spread > 0, 1.0 - unexplained / jnp.where(spread > 0, spread, 1.0), 0.0)
+    return jnp.where(spread > 0, 1.0 - unexplained / spread, 0.0)

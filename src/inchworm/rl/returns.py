@@ -39,16 +39,15 @@ def generalized_advantage(
 ) -> Float[Array, "T N"]:
     """Generalized advantage estimate, GAE(gamma, lambda) of arXiv:1506.02438.
 
-    A_t = delta_t + gamma lambda (1 - done_t) valid_{t+1} A_{t+1}
+    A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}
 
-    with done = terminated or truncated, and the row past the horizon worth zero, so that the last row
-    bootstraps from V(next_obs) instead of ending an episode. This is equation (11) of arXiv:1707.06347 with the
-    exponent of its last term corrected to T - t - 1. lambda = 0 gives the one-step advantage, lambda = 1 the
-    Monte-Carlo return minus the value.
+    with done = terminated or truncated, A = 0 where a row is not valid, and the row past the horizon worth zero,
+    so that the last row bootstraps from V(next_obs) instead of ending an episode. This is equation (11) of
+    arXiv:1707.06347 with the exponent of its last term corrected to T - t - 1. lambda = 0 gives the one-step
+    advantage, lambda = 1 the Monte-Carlo return minus the value.
     """
     delta = jnp.where(valid, td_residual(reward, value, next_value, terminated, gamma), 0.0)
-    continues = ~(terminated | truncated) & jnp.concatenate([valid[1:], jnp.ones_like(valid[:1])])
-    decay = jnp.where(continues & valid, gamma * gae_lambda, 0.0)
+    decay = jnp.where(valid & ~(terminated | truncated), gamma * gae_lambda, 0.0)
 
     def step(
         later: Float[Array, " N"], row: tuple[Float[Array, " N"], Float[Array, " N"]]
