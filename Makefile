@@ -13,7 +13,7 @@ WORKERS ?= 2
 INSTALL := python -m pip install --quiet --disable-pip-version-check
 PYTEST  := python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help train test test-all test-newest test-pythons test-pools check format bench learning clean FORCE
+.PHONY: help train test test-all test-newest test-pythons test-extras check format bench learning clean FORCE
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -39,9 +39,9 @@ test-pythons:    ## the tests on every Python that is supported
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-3.12
 	$(MAKE) test PYTHON=python3.13 VENV=.venv-3.13
 
-test-pools: $(READY)  ## the tests of EnvPool and Atari games, whose packages (900 MB) it installs
-	$(RUN)/$(INSTALL) --constraint constraints.txt --editable ".[dev,envpool,atari]"
-	$(RUN)/python -m pytest tests/envs/test_envpool.py tests/envs/test_ale.py $(ARGS)
+test-extras: $(READY)  ## the tests of EnvPool, Atari games and networks of Flax, whose packages (1 GB) it installs
+	$(RUN)/$(INSTALL) --constraint constraints.txt --editable ".[dev,envpool,atari]" flax
+	$(RUN)/python -m pytest tests/envs/test_envpool.py tests/envs/test_ale.py tests/models/test_custom.py $(ARGS)
 
 check: $(READY)  ## format, lint, types, layers
 	$(RUN)/ruff format --check .
