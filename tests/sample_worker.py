@@ -10,7 +10,7 @@ from inchworm.errors import CheckpointError, NonFiniteError
 from inchworm.workers import serve
 
 
-def work(call, report):
+def work(call, report, note):
     print("what a worker prints is no answer")
     match call["do"]:
         case "die":

@@ -179,13 +179,16 @@ def resume(
     source = source_of(config, env)
     check_fits(source, _spaces_of(checkpoint))
     longer, parent = total_steps not in (None, config.total_steps), None
+    out = out_of(path, config.env, config.algorithm_name)
     if longer:
-        config = dataclasses.replace(
-            config, total_steps=check_integer("total_steps", total_steps, checkpoint.env_steps + 1)
-        )
+        total_steps = check_integer("total_steps", total_steps, 1)
+        if total_steps <= checkpoint.env_steps:
+            problem = f"is no more than the {checkpoint.env_steps:,} steps that are done"
+            raise ConfigError("total_steps", total_steps, problem, "Give a larger number.")
+        config = dataclasses.replace(config, total_steps=total_steps)
     elif checkpoint.env_steps >= config.total_steps and (folder.complete or which == "best"):
         raise ConfigError(
-            "run", str(path), f"has finished its {config.total_steps} steps", "Give a larger --total-steps to go on."
+            "run", str(path), f"has finished its {config.total_steps} steps", "Give a larger total_steps to go on."
         )
     if longer or which == "best":
         parent, folder = folder, None
@@ -204,7 +207,6 @@ def resume(
     with contextlib.closing(make_collector([config], source, own)) as collector:
         trainer = Trainer(config, source, collector, 0, evaluation_episodes, callbacks, progress)
         if folder is None:
-            out = out_of(path, config.env, config.algorithm_name)
             folder = create_run_folder(out, config.env, config.algorithm_name, f"seed{config.seed}", None)
         before = None if parent is None else parent.path
         (run,) = train_together([trainer], collector, [folder], checkpoint, before)
@@ -229,9 +231,9 @@ def load(path: str | Path, *, which: str = "last", network: CustomNetwork | None
     configure_jax(config.threads)
     if check_choice("which", which, WHICH) == "best":
         checkpoint = _checkpoint(folder, which)
-        policy = _policy_in(checkpoint, config, network)
-    else:
-        policy = load_policy(folder.policy, network=network)
+        of_best = {"which": which, "env_steps": checkpoint.env_steps, "stopped_by": which}
+        return Run(folder.path, config, _policy_in(checkpoint, config, network), of_best)
+    policy = load_policy(folder.policy, network=network)
     summary: dict[str, Any] = {}
     if folder.summary.exists():
         try:

@@ -125,6 +125,8 @@ def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnPart
             return GraphCollector(programs, seeds, algorithm.num_envs, devices[:1])
         return GraphCollector(compiled.programs, seeds, algorithm.num_envs, jax.devices()[: len(seeds)])
     shape = (algorithm.horizon, algorithm.num_envs)
+    # Before environments are opened, because a network of the user's own may be refused.
+    state = compiled.init(jax.random.key(config.seed))
     if source.traced is not None:
         rollouts = PoolRollouts(partial(source.traced, algorithm.num_envs, config.seed), shape, algorithm.squash)
     else:
@@ -133,7 +135,6 @@ def make_collector(configs: Sequence[RunConfig], source: EnvSource, own: OwnPart
             if_refused.callback(pool.close)
             rollouts = HostRollouts(pool, algorithm.horizon, algorithm.squash)
             if_refused.pop_all()
-    state = compiled.init(jax.random.key(config.seed))
     iterate = compiled.iterate
     if len(devices) > 1:
         iterate = iteration.on_devices(iterate, devices, algorithm.num_envs)

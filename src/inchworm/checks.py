@@ -93,7 +93,8 @@ def check_known(settings: Mapping[str, Any], cls: type) -> None:
             raise ConfigError(
                 name,
                 value,
-                f"is not a setting of {cls.__name__}" + did_you_mean(name, [*known, *OF_TRAINING]),
+                f"is not a setting of {cls.__name__}"
+                + did_you_mean(name, [*known, *(one for one in OF_TRAINING if one != name)]),
                 f"Its settings are {', '.join(known)}.",
             )
 

@@ -241,7 +241,7 @@ _PRESET_OF_MODULE = {
 
 
 def preset_for(env: str, entry_point: str, action_space: spaces.Space, in_jax: bool = False) -> str:
-    """The preset that fits: by the environment's id, then by its actions, then by the module it comes from."""
+    """The preset that fits: by the environment's id if it has one, then by its actions, then by its module."""
     if (preset := _PRESET_OF_ENV.get(re.sub(r"-v\d+$", "", env))) is not None:
         return preset
     if isinstance(action_space, spaces.Box):

@@ -113,6 +113,8 @@ class LiveRun:
     """The error to raise, where it stopped because it cannot go on."""
     interruption: BaseException | None = None
     """What an observer raised to end the program, as sys.exit() does; to be raised again when everything is saved."""
+    told: set[tuple[int, type]] = field(default_factory=set)
+    """Which observer has raised which kind of error."""
     saved: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written."""
 
@@ -156,7 +158,7 @@ class LiveRun:
         metrics["time/steps_per_second"] = config.algorithm.steps_per_iteration / seconds
         skipped_in_row = metrics["guard/skipped_in_row"]
         report = Iteration(progress.iteration, env_steps, config.total_steps, progress.seconds, metrics)
-        told_to_stop, self.interruption = _tell(self.observers, report)
+        told_to_stop, self.interruption = _tell(self.observers, report, self.told)
         self.reason = "callback" if told_to_stop else _stop_reason(config, progress, self.seconds_before)
         if skipped_in_row >= MAX_SKIPPED_IN_ROW:
             self.reason = self.reason or "non_finite"
@@ -226,7 +228,7 @@ def has_reached_return(config: RunConfig, returns: Sequence[float]) -> bool:
 
 
 def _episode_metrics(progress: Progress, episodes: Episodes, env_steps: int, total_steps: int) -> dict[str, float]:
-    """Takes in the episodes that ended; means of those whose return is finite, of the last, and of the last 100."""
+    """Takes in the episodes that ended; mean returns of these, of recent ones, and of the last 100, where finite."""
     # One reward that is NaN would make NaN of the means of the next hundred episodes.
     returns, lengths = episodes.episode_return[episodes.ended], episodes.episode_length[episodes.ended]
     progress.episodes += len(returns)
@@ -242,22 +244,32 @@ def _episode_metrics(progress: Progress, episodes: Episodes, env_steps: int, tot
     return metrics
 
 
-def _tell(observers: Sequence[Observer], report: Iteration) -> tuple[bool, BaseException | None]:
+def _tell(
+    observers: Sequence[Observer], report: Iteration, told: set[tuple[int, type]]
+) -> tuple[bool, BaseException | None]:
     """Calls the observers, all of them whatever one of them raises.
 
+    Args:
+        observers: in order.
+        report: what they are told.
+        told: which of them has raised which kind of error, which is added to: each is warned of once.
+
     Returns:
-        Whether one returned True to stop, or raised what ends a program; and what it raised then. Any other error is
-        warned of, and the observer is called again after the next iteration.
+        Whether one returned True to stop, or raised what ends a program; and what it raised then. One that raises any
+        other error is called again after the next iteration.
     """
     stop, interruption = False, None
-    for observer in observers:
+    for index, observer in enumerate(observers):
         try:
-            answer = observer(report)
-            stop |= isinstance(answer, bool | np.bool_) and bool(answer)
-        except Exception as error:
-            name = getattr(observer, "__qualname__", type(observer).__qualname__)
-            warn(f"{name} raised {type(error).__name__}: {error}. Training goes on.")
-        except BaseException as ending:
+            try:
+                answer = observer(report)
+                stop |= isinstance(answer, bool | np.bool_) and bool(answer)
+            except Exception as error:
+                if (index, type(error)) not in told:
+                    told.add((index, type(error)))
+                    name = getattr(observer, "__qualname__", type(observer).__qualname__)
+                    warn(f"{name} raised {type(error).__name__}: {error}. Training goes on.")
+        except BaseException as ending:  # a warning too, where these are errors
             stop, interruption = True, interruption or ending
     return stop, interruption
 

@@ -60,6 +60,9 @@ def plan(
             "is given together with a preset or single settings",
             "Give either settings inside it, or settings and a preset without it.",
         )
+    if isinstance(algorithm, type) and issubclass(algorithm, Settings):
+        name = algorithm.__name__
+        raise ConfigError("algorithm", name, "is a class, where its settings are needed", f"Write iw.{name}().")
     if not isinstance(algorithm, Settings):
         algorithm = check_choice("algorithm", "ppo" if algorithm is None else algorithm, ALGORITHMS)
         if preset is not None and chosen.algorithms and algorithm not in chosen.algorithms:
@@ -96,19 +99,23 @@ def with_settings(preset: Settings, named: dict[str, Any]) -> Settings:
     A minibatch size of the preset that does not fit what was named, as the horizon or a memory, gives way to the
     nearest that does, and a warning says so.
     """
-    try:
+    size = getattr(preset, "minibatch_size", None)
+    if size is None or "minibatch_size" in named:
         return dataclasses.replace(preset, **named)
-    except ConfigError as error:
-        if error.field != "minibatch_size" or "minibatch_size" in named:
-            raise
-        recurrent = named.get("recurrent", preset.recurrent) != "none"
-        num_envs, horizon = (named.get(name, getattr(preset, name)) for name in ("num_envs", "horizon"))
-        sizes = minibatch_sizes(num_envs * horizon, horizon if recurrent else 1)
-        if not sizes:
-            raise
-        nearest = min(sizes, key=lambda size: abs(size - error.value))
-        warn(f"minibatch_size is {nearest} in place of the preset's {error.value}, which {error.problem}.")
-        return dataclasses.replace(preset, **named, minibatch_size=nearest)
+    num_envs, horizon = (
+        check_integer(name, named.get(name, getattr(preset, name)), 1) for name in ("num_envs", "horizon")
+    )
+    recurrent = named.get("recurrent", preset.recurrent) != "none"
+    fitting = minibatch_sizes(num_envs * horizon, horizon if recurrent else 1)
+    if not fitting or size in fitting:
+        return dataclasses.replace(preset, **named)
+    nearest = min(fitting, key=lambda other: abs(other - size))
+    whole = " in whole trajectories" if recurrent else ""
+    warn(
+        f"minibatch_size is {nearest} in place of the preset's {size}, so that minibatches cover num_envs * horizon = "
+        f"{num_envs * horizon} steps{whole}."
+    )
+    return dataclasses.replace(preset, **named, minibatch_size=nearest)
 
 
 def _check_effect(algorithm: Settings, named: Collection[str] | None, spec: EnvSpec, own: OwnParts) -> None:
@@ -193,4 +200,5 @@ def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:
 
 def preset_name(source: EnvSource) -> str:
     """The preset an environment gets when none is named."""
-    return preset_for(source.name, source.entry_point, source.spec.action_space, source.jax_env is not None)
+    env = source.name if source.by_id else ""
+    return preset_for(env, source.entry_point, source.spec.action_space, source.jax_env is not None)

@@ -13,8 +13,8 @@ from inchworm.envs.making import EnvFactory
 from inchworm.envs.source import EnvSource, env_source, is_object
 from inchworm.errors import ConfigError
 from inchworm.io.loggers import read_metrics
-from inchworm.io.report import as_html, scores
 from inchworm.io.run_folder import RunFolder
+from inchworm.io.words import as_html, scores
 from inchworm.models.policy import Policy
 from inchworm.spaces import EnvSpec
 
@@ -47,25 +47,7 @@ class Run:
 
         `env` is needed where the run was loaded and its environment is code of your own.
         """
-        return self.evaluate_until(never, episodes=episodes, deterministic=deterministic, seed=seed, env=env)
-
-    def evaluate_until(
-        self,
-        over: Callable[[int], bool],
-        *,
-        episodes: int = 20,
-        deterministic: bool = True,
-        seed: int | None = None,
-        env: Any = None,
-    ) -> Evaluation:
-        """As `evaluate`, of the episodes that end before `over` says so, which is told how many have."""
-        check_integer("episodes", episodes, 1)
-        seed = self.config.seed if seed is None else check_integer("seed", seed, 0, 2**32 - 1)
-        source = self.environments(env)
-        how: dict[str, Any] = {"episodes": episodes, "deterministic": deterministic, "seed": seed, "over": over}
-        if source.jax_env is not None:
-            return evaluate_at_once(self.policy, source.jax_env, **how)
-        return evaluate(self.policy, factory_of(source), **how)
+        return evaluate_until(self, never, episodes=episodes, deterministic=deterministic, seed=seed, env=env)
 
     def environments(self, env: Any = None) -> EnvSource:
         """Where environments like the run's come from: what is given, or what it was trained in.
@@ -80,6 +62,25 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """One row an iteration, as in metrics.jsonl."""
         return read_metrics(RunFolder(self.folder).metrics)
+
+
+def evaluate_until(
+    run: Run,
+    over: Callable[[int], bool],
+    *,
+    episodes: int,
+    deterministic: bool,
+    seed: int | None = None,
+    env: Any = None,
+) -> Evaluation:
+    """As `Run.evaluate`, of the episodes that end before `over` says so, which is told how many have."""
+    episodes = check_integer("episodes", episodes, 1)
+    seed = run.config.seed if seed is None else check_integer("seed", seed, 0, 2**32 - 1)
+    source = run.environments(env)
+    how: dict[str, Any] = {"episodes": episodes, "deterministic": deterministic, "seed": seed, "over": over}
+    if source.jax_env is not None:
+        return evaluate_at_once(run.policy, source.jax_env, **how)
+    return evaluate(run.policy, factory_of(source), **how)
 
 
 def source_of(config: RunConfig, env: Any) -> EnvSource:

@@ -3,8 +3,9 @@
 import contextlib
 import json
 import math
+import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,23 @@ from inchworm.build import OwnParts, make_collector
 from inchworm.collect.collector import Collector
 from inchworm.config import RunConfig
 from inchworm.envs.source import EnvSource
-from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormError, TrainingError, WorkerError
+from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormError, WorkerError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.curve import plot_curves
-from inchworm.io.loggers import JsonLines, TensorBoard, keep_numbers
+from inchworm.io.loggers import JsonLines, TensorBoard, numbers_of
 from inchworm.io.policy_file import save_policy
 from inchworm.io.progress import ProgressLine, say
 from inchworm.io.provenance import differing_numerics, provenance
-from inchworm.io.report import short
 from inchworm.io.run_folder import RunFolder, create_run_folder, read_json, write_json
+from inchworm.io.words import short
 from inchworm.loop import Ended, Iteration, LiveRun, Observer, Progress, train_loop
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
-from inchworm.run import Run
-from inchworm.signals import leave, told_to_stop
+from inchworm.run import Run, evaluate_until
+from inchworm.signals import acknowledge, leave, told_to_stop
 from inchworm.warning import warn
 
 
@@ -87,6 +88,11 @@ class Trainer:
         save_policy(self.folder.policy, policy)
         summary = self._summary(state, run.reason)
         write_json(self.folder.summary, summary)
+        if summary["skipped_updates"]:
+            warn(
+                f"{summary['skipped_updates']} of {summary['iterations']} updates met NaN or infinity in rewards, "
+                "observations, gradients or parameters and were dropped. Look at the environment with `inchworm check`."
+            )
         if self.save_failure is not None:
             raise self.save_failure
         return Run(self.folder.path, self.config, policy, summary, self.source)
@@ -94,7 +100,7 @@ class Trainer:
     def conclude(self, run: Run, interrupted: Callable[[], str | None]) -> None:
         """Adds returns in environments apart from training to the summary, and draws the curve.
 
-        What keeps the policy from being evaluated is warned of: the run itself is good.
+        What keeps it from either is warned of: the run itself is good.
         """
         if self.evaluation_episodes and self.source.factory is None:
             warn(
@@ -102,34 +108,37 @@ class Trainer:
                 "run.evaluate(env=...), or `inchworm evaluate --env module:factory`, with what makes one environment."
             )
         elif self.evaluation_episodes and interrupted() is None:
-            try:
+            with _forgiven("The run's evaluation was broken off"):
                 self._evaluate(run, interrupted)
-            except Exception as error:
-                what = str(error) if isinstance(error, InchwormError) else f"{type(error).__name__}: {error}"
-                warn(f"The run's evaluation was broken off: {what}")
-            write_json(self.folder.summary, run.summary)
+            with _forgiven("The run's evaluation was not written"):
+                write_json(self.folder.summary, run.summary)
         title = f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}"
-        plot_curves([("", run.metrics())], self.folder.curve, title)
+        with _forgiven("The run's curve was not drawn"):
+            plot_curves([("", run.metrics())], self.folder.curve, title)
 
     def _evaluate(self, run: Run, interrupted: Callable[[], str | None]) -> None:
         """Both evaluations, each until a signal comes or half of the time that they may take is over."""
         seconds = evaluation_seconds(self.config, self.progress.seconds) / 2
         for kind, deterministic in (("deterministic", True), ("stochastic", False)):
-            until = time.monotonic() + seconds
+            ends: list[float] = []
 
-            def over(episodes: int, kind: str = kind, until: float = until) -> bool:
+            def over(episodes: int, kind: str = kind, ends: list[float] = ends) -> bool:
                 self.note(f"{kind} evaluation: {episodes} of {self.evaluation_episodes} episodes")
-                return interrupted() is not None or time.monotonic() >= until
+                # From the first step on, because what is compiled for it says nothing about the rest.
+                now, end = time.monotonic(), *(ends or [time.monotonic() + seconds])
+                ends[:] = [end]
+                return interrupted() is not None or now >= end
 
-            result = run.evaluate_until(over, episodes=self.evaluation_episodes, deterministic=deterministic)
+            result = evaluate_until(run, over, episodes=self.evaluation_episodes, deterministic=deterministic)
             if result.returns:
-                run.summary[f"evaluation_{kind}"] = result.summary()
+                run.summary[f"evaluation_{kind}"] = result.summary() | {"asked": self.evaluation_episodes}
             if interrupted() is not None:
                 return
             if len(result.returns) < self.evaluation_episodes and not result.unfinished:
+                call = command("evaluate", self.folder.path, self.config)
                 warn(
                     f"The {kind} evaluation was ended after {seconds:,.0f} seconds, at {len(result.returns)} of "
-                    f"{self.evaluation_episodes} episodes; `inchworm evaluate {self.folder.path}` plays all of them."
+                    f"{self.evaluation_episodes} episodes; `{call}` plays all of them."
                 )
 
     def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> None:
@@ -169,7 +178,7 @@ class Trainer:
         for problem in problems:
             warn(f"This resume is not exact: {problem}.")
         event = {"iteration": self.progress.iteration, "exact": not problems, "because": problems, **now}
-        document = then if parent is None else now | {"parent": str(parent), "resumed": []}
+        document = then if parent is None else now | {"parent": str(parent.resolve()), "resumed": []}
         document["resumed"] = [*document.get("resumed", []), event]
         write_json(self.folder.provenance, document)
 
@@ -177,17 +186,17 @@ class Trainer:
         """What is told of each iteration: the user, then the metrics file, TensorBoard and the progress line."""
         start = self.progress.iteration
         lines = JsonLines(self.folder.metrics, start)
-        board = TensorBoard(self.folder.path, start * self.config.algorithm.steps_per_iteration, self.config.to_json())
         stack.callback(lines.close)
+        board = TensorBoard(self.folder.path, start * self.config.algorithm.steps_per_iteration, self.config.to_json())
         stack.callback(board.close)
+        told: set[str] = set()
 
         def to_metrics_file(report: Iteration) -> None:
-            keep_numbers(report.metrics)
-            head = {"iteration": report.iteration, "env_steps": report.env_steps, "seconds": round(report.seconds, 4)}
-            lines.write(head | report.metrics)
+            row = {"iteration": report.iteration, "env_steps": report.env_steps, "seconds": round(report.seconds, 4)}
+            lines.write(row | numbers_of(report.metrics, row.keys(), told))
 
         def to_tensorboard(report: Iteration) -> None:
-            board.write(report.env_steps, report.metrics)
+            board.write(report.env_steps, numbers_of(report.metrics, (), told))
 
         observers: list[Observer] = [*self.callbacks, to_metrics_file, to_tensorboard]
         if self.show_progress:
@@ -260,6 +269,7 @@ class Trainer:
             "skipped_updates": int(state.skipped),
             "episodes": self.progress.episodes,
             "return_100": self.progress.mean_return,
+            "return_over": len(self.progress.returns),
             "seconds": self.progress.seconds,
             "parameters_sha256": fingerprint(state.model),
         }
@@ -275,6 +285,7 @@ def train_alone(
     evaluation_episodes: int,
     callbacks: Sequence[Observer],
     progress: bool,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Run:
     """A whole run in a folder of its own below `out`.
 
@@ -284,7 +295,7 @@ def train_alone(
         SystemExit: SIGTERM likewise.
     """
     with contextlib.closing(make_collector([config], source, own)) as collector:
-        trainer = Trainer(config, source, collector, 0, evaluation_episodes, callbacks, progress)
+        trainer = Trainer(config, source, collector, 0, evaluation_episodes, callbacks, progress, note)
         folder = create_run_folder(out, config.env, config.algorithm_name, f"seed{config.seed}", name)
         (run,) = train_together([trainer], collector, [folder])
     return finished(run)
@@ -310,7 +321,7 @@ def train_together(
     with contextlib.ExitStack() as stack:
         places = zip(trainers, folders, strict=True)
         lives = [trainer.start(stack, folder, checkpoint, parent) for trainer, folder in places]
-        with told_to_stop() as interrupted:
+        with told_to_stop(acknowledge) as interrupted:
             try:
                 train_loop(lives, collector, interrupted)
             except (EnvironmentContractError, WorkerError) as error:
@@ -321,7 +332,7 @@ def train_together(
             for trainer, live in zip(trainers, lives, strict=True):
                 try:
                     results.append(trainer.finish(live))
-                except (TrainingError, CheckpointError) as error:
+                except InchwormError as error:
                     results.append(error)
             # Before evaluation opens environments: of some there can be only one at a time.
             collector.close()
@@ -339,13 +350,22 @@ def train_together(
 def evaluation_seconds(config: RunConfig, trained: float) -> float:
     """How long the evaluations at the end may take: a tenth of the time of training, or a minute if that is more.
 
-    Where `max_seconds` bounds training, it is a tenth of that.
+    Where `max_seconds` bounds training, it is a tenth of that, or ten seconds.
     """
-    return config.max_seconds / 10 if config.max_seconds is not None else max(trained / 10, 60.0)
+    return max(trained / 10, 60.0) if config.max_seconds is None else max(config.max_seconds / 10, 10.0)
+
+
+@contextlib.contextmanager
+def _forgiven(what: str) -> Iterator[None]:
+    """Warns of an error that what has been trained must not be lost for."""
+    try:
+        yield
+    except Exception as error:
+        warn(f"{what}: {error if isinstance(error, InchwormError) else f'{type(error).__name__}: {error}'}")
 
 
 def headline(config: RunConfig) -> str:
-    """What is about to be trained: the first words of a run."""
+    """One line that says what is about to be trained."""
     settings = "settings of your own" if config.preset is None else f"preset {config.preset}"
     return f"{type(config.algorithm).__name__} on {config.env}, {settings}, {config.total_steps:,} steps"
 
@@ -372,7 +392,7 @@ def policy_of(config: RunConfig, model: Model, obs_stats: ObsStats, env_steps: i
 def what_is_left(folder: Path, config: RunConfig) -> str:
     """A sentence on how a run that failed can go on."""
     if checkpoints.list_checkpoints(RunFolder(folder).checkpoints):
-        return f"`{call_to_resume(folder, config)}` goes on from its last checkpoint."
+        return f"`{command('resume', folder, config)}` goes on from its last checkpoint."
     return f"The run in {folder} left no checkpoint."
 
 
@@ -400,16 +420,17 @@ def _leave(reason: str, results: Sequence[Run | InchwormError]) -> None:
     for run in results:
         if isinstance(run, Run):
             steps, total = run.summary["env_steps"], run.config.total_steps
-            call = f"inchworm evaluate {short(run.folder)}"
             if run.summary["stopped_by"] == reason:
-                call = call_to_resume(run.folder, run.config)
-            print(f"After {steps:,} of {total:,} steps. Continue with:\n  {call}")
+                print(f"After {steps:,} of {total:,} steps. Continue with:")
+                print(f"  {command('resume', run.folder, run.config)}")
+            else:
+                print(f"The run itself is over, after {steps:,} steps:\n  {short(run.folder)}")
     leave(reason)
 
 
-def call_to_resume(folder: Path, config: RunConfig) -> str:
-    """The command that goes on with a run, or the call where code of the user's own has to be given again."""
+def command(verb: str, folder: Path, config: RunConfig) -> str:
+    """What to type to resume or evaluate a run: a command, or a call where code of the user's own is needed again."""
     again = ["env"] * (not config.env_by_id) + list(config.own_parts)
     if again:
-        return f"iw.resume({str(folder)!r}, {', '.join(f'{part}=...' for part in again)})"
-    return f"inchworm resume {short(folder)}" + (f" --env {config.env}" if ":" in config.env else "")
+        return f"iw.{verb}({str(folder)!r}, {', '.join(f'{part}=...' for part in again)})"
+    return shlex.join(["inchworm", verb, short(folder), *(["--env", config.env] if ":" in config.env else [])])

@@ -17,7 +17,7 @@ from inchworm.workers import referred, serve
 REPORT_SECONDS = 0.2
 
 
-def train(call: dict[str, Any], report: Callable[[float, float | None], None]) -> str:
+def train(call: dict[str, Any], report: Callable[[float, float | None], None], note: Callable[[str], None]) -> str:
     """One run as `inchworm.seeds` asks for it; returns its folder."""
     reported = 0.0
 
@@ -26,6 +26,12 @@ def train(call: dict[str, Any], report: Callable[[float, float | None], None]) -
         if time.monotonic() - reported >= REPORT_SECONDS or iteration.env_steps >= iteration.total_steps:
             reported = time.monotonic()
             report(iteration.env_steps, iteration.metrics.get("episode/return_recent"))
+
+    def noted(text: str) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= REPORT_SECONDS:
+            reported = time.monotonic()
+            note(f"seed {config.seed}, {text}")
 
     config = RunConfig.from_json(call["config"])
     configure_jax(config.threads)
@@ -38,6 +44,7 @@ def train(call: dict[str, Any], report: Callable[[float, float | None], None]) -
         evaluation_episodes=call["evaluation_episodes"],
         callbacks=[tell],
         progress=False,
+        note=noted,
     )
     return str(run.folder)
 

@@ -20,15 +20,15 @@ from inchworm.envs.source import EnvSource, env_reference
 from inchworm.errors import ConfigError, InchwormError, WorkerError
 from inchworm.io.curve import plot_group
 from inchworm.io.progress import GroupProgress, say
-from inchworm.io.report import as_html, final_return, group_scores, short
 from inchworm.io.run_folder import RunFolder, check_name, check_new, create_run_folder, free_stamp, write_json
+from inchworm.io.words import as_html, final_return, group_scores, short
 from inchworm.loop import Iteration, Observer
 from inchworm.models.network import CustomNetwork
 from inchworm.planning import plan
 from inchworm.run import Run
 from inchworm.runner import Trainer, device_name, headline, train_together, what_is_left
 from inchworm.warning import warn
-from inchworm.workers import check_outside, reference, run_workers
+from inchworm.workers import check_outside, cores, reference, run_workers
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,7 +145,10 @@ def train_seeds(
         if progress:
             numbers = ", ".join(map(str, seeds))
             say(f"{headline(config)}, seeds {numbers}, on {device_name()}\n{short(group.path)}")
-        line = GroupProgress(len(seeds), config.total_steps, max_seconds, progress)
+        # As many processes at a time as there are cores, so that the last begin when the first are over.
+        rounds = 1 if collector is not None else -(-len(seeds) // len(cores()))
+        seconds = None if config.max_seconds is None else rounds * config.max_seconds
+        line = GroupProgress(len(seeds), config.total_steps, seconds, progress)
         stack.callback(line.close)
         line.note("compiling")
         if collector is not None:
@@ -160,7 +163,9 @@ def train_seeds(
                 _named(answer, group.path.with_name(call["name"]), config)
                 if isinstance(answer, InchwormError)
                 else dataclasses.replace(load(answer, network=network), source=source)
-                for answer, call in zip(run_workers("inchworm.seed_process", calls, line.tell), calls, strict=True)
+                for answer, call in zip(
+                    run_workers("inchworm.seed_process", calls, line.tell, line.note), calls, strict=True
+                )
             ]
     runs = [result for result in results if isinstance(result, Run)]
     failures = [result for result in results if isinstance(result, InchwormError)]

@@ -1,5 +1,7 @@
 """Signals that ask a program to stop."""
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -37,6 +39,13 @@ def told_to_stop(on_signal: Callable[[int], None] = lambda number: None) -> Iter
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def acknowledge(number: int) -> None:
+    """Tells who has typed Ctrl-C what comes of it, by the descriptor, because a signal may come while Python prints."""
+    if number == signal.SIGINT and os.isatty(2):
+        with contextlib.suppress(OSError):
+            os.write(2, b"\r\x1b[2KStopping after this iteration; Ctrl-C once more ends at once.\n")
 
 
 def leave(name: str) -> None:

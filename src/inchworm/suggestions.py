@@ -61,10 +61,10 @@ THEIRS = {
     "reinforce": "vpg pg",
     "": "learning_starts buffer_size replay_size tau train_freq polyak target_update_interval exploration_fraction",
 }
-"""Our settings, options and algorithms, and what other libraries call them; nothing for what has no like here."""
+"""Our settings, options and algorithms, each with what other libraries call it; last, what has no counterpart here."""
 
 OURS: dict[str, list[str]] = {}
-"""The same the other way round."""
+"""What each word of other libraries is called here."""
 for _ours, _theirs in THEIRS.items():
     for _word in _theirs.split():
         OURS.setdefault(_word, []).extend(_ours.split())
@@ -80,7 +80,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     names = {_folded(name): name for name in known}
     folded = _folded(word)
-    if folded in OFF_POLICY and "ppo" in names:
+    if folded in OFF_POLICY and {"ppo", "trpo"} <= names.keys():
         return " (it is an off-policy algorithm, and those here are on-policy)"
     ours = OURS.get(folded)
     near = [folded] if folded in names else [name for name in ours or () if name in names]

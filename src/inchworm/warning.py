@@ -1,24 +1,21 @@
 """Warnings that point at the user's own line, and how programs of this library show them."""
 
-import contextlib
 import re
 import shutil
 import sys
 import textwrap
 import warnings
-from pathlib import Path
 from typing import Any
 
-_PACKAGE = f"{Path(__file__).parent}/"
-_BETWEEN = (contextlib.__file__, "<string>")
-"""Where calls from one part of the library to another pass through: exit stacks, and dataclasses' own methods."""
+_OURS = (__name__.partition(".")[0], "contextlib")
+"""The library, and what calls from one part of it to another pass through."""
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.)?")
 
 
 def warn(text: str) -> None:
     """Warns of something, as of the line outside this package that led to it."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back and (frame.f_code.co_filename.startswith(_PACKAGE) or frame.f_code.co_filename in _BETWEEN):
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in _OURS:
         frame, level = frame.f_back, level + 1
     warnings.warn(text, UserWarning, stacklevel=level)
 

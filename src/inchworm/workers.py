@@ -4,9 +4,11 @@ A worker is a Python program that reads what it has to do from its standard inpu
 Its input stays open as long as the parent lives, so that a worker whose parent was killed sees the end of it and stops.
 
 One that does the same work as others (`run_workers`, `serve`) reads one line of JSON and answers in such lines: how far
-it is, {"steps": ..., "score": ...}, and at last {"result": ...} or {"error": {"type": ..., "arguments": [...]}}.
+it is, {"steps": ..., "score": ...} or {"note": ...}, and at last {"result": ...} or {"error": {"type": ...,
+"arguments": [...]}}.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -114,15 +116,28 @@ class _Worker:
     def __post_init__(self) -> None:
         self.reader = Thread(target=self._read, daemon=True)
         self.reader.start()
+        Thread(target=self._pass_on, daemon=True).start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.answer |= json.loads(line)
 
+    def _pass_on(self) -> None:
+        """What it prints goes where this process prints, which may show a line that has to make room."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if sys.stderr is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.write(line)
+                    sys.stderr.flush()
+
 
 def run_workers(
-    module: str, calls: Sequence[dict[str, Any]], watch: Callable[[int, float, float | None], None]
+    module: str,
+    calls: Sequence[dict[str, Any]],
+    watch: Callable[[int, float, float | None], None],
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Any | InchwormError]:
     """Runs `python -m module` for each call, as many at a time as there are cores, each on one of its own.
 
@@ -132,6 +147,7 @@ def run_workers(
         module: the worker's program.
         calls: what it is told, as JSON.
         watch: told every now and then how far a call is: its index, its steps and its score, None before there is one.
+        note: told in words what one of them does instead.
 
     Returns:
         For each call its result, or the error that ended it.
@@ -163,6 +179,8 @@ def run_workers(
                         worker.reader.join(PATIENCE_SECONDS)  # a process it has left behind may hold its output open
                     if (steps := worker.answer.pop("steps", None)) is not None:
                         watch(index, steps, worker.answer["score"])
+                    if (text := worker.answer.pop("note", None)) is not None:
+                        note(text)
                     if over:
                         results[index] = _result(running.pop(index))
                         free.append(worker.core)
@@ -174,11 +192,14 @@ def run_workers(
     return results
 
 
-def serve(work: Callable[[dict[str, Any], Callable[[float, float | None], None]], Any]) -> int:
+def serve(
+    work: Callable[[dict[str, Any], Callable[[float, float | None], None], Callable[[str], None]], Any],
+) -> int:
     """A worker's life: does what its parent asks for and answers.
 
     Args:
-        work: from the call, and a function that reports steps and score, to the result as JSON.
+        work: from the call, and functions that report steps and score, and what it does in words, to the result as
+            JSON.
 
     Returns:
         Exit status.
@@ -194,7 +215,7 @@ def serve(work: Callable[[dict[str, Any], Callable[[float, float | None], None]]
         print(json.dumps(document), file=answers, flush=True)
 
     try:
-        say(result=work(call, lambda steps, score: say(steps=steps, score=score)))
+        say(result=work(call, lambda steps, score: say(steps=steps, score=score), lambda text: say(note=text)))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
@@ -260,7 +281,7 @@ def how_it_ended(status: int) -> str:
 
 
 def _start(module: str, call: dict[str, Any], core: int) -> _Worker:
-    process = start_program(module, text=True)
+    process = start_program(module, text=True, errors="replace", stderr=subprocess.PIPE)
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(call | {"core": core, "argv": sys.argv}) + "\n")

@@ -207,7 +207,7 @@ def test_a_folder_without_a_run_is_refused(capsys, tmp_path):
 
 
 def test_resuming_a_finished_run_says_how_to_go_on(capsys, run_copy):
-    assert "--total-steps" in error_of(capsys, "resume", run_copy)
+    assert "larger total_steps" in error_of(capsys, "resume", run_copy)
 
 
 def test_a_run_with_only_damaged_checkpoints_is_refused(capsys, run_copy):
@@ -321,7 +321,7 @@ def test_help_shows_the_defaults_of_the_preset_that_is_named_or_fits(words, pres
 
 
 def test_a_command_without_arguments_names_what_is_missing(capsys):
-    assert "arguments = none: lack ENV. Usage: inchworm train ENV" in error_of(capsys, "train")
+    assert "arguments = none: ENV is missing. Usage: inchworm train ENV" in error_of(capsys, "train")
     assert "lack RUN" in error_of(capsys, "plot")
 
 

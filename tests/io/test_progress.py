@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from inchworm.io.progress import GroupProgress, ProgressLine
-from inchworm.io.report import format_return
+from inchworm.io.progress import GroupProgress, ProgressLine, say
+from inchworm.io.words import format_return
 
 
 class Screen(io.StringIO):
@@ -41,17 +41,51 @@ def test_the_line_is_cut_to_a_terminal_s_width_and_leaves_nothing_behind(narrow)
     assert narrow.getvalue().endswith("\x1b[2K"), "the line is wiped, and what is printed next begins where it began"
 
 
-def test_what_is_printed_meanwhile_stands_above_the_line_and_what_goes_to_a_file_stays_in_it(narrow, monkeypatch):
-    for stdout, above in ((Screen(), True), (io.StringIO(), False)):
+def test_what_is_printed_meanwhile_comes_out_as_it_is_where_it_is_sent_and_not_beside_the_line(narrow, monkeypatch):
+    for stdout in (narrow, io.StringIO()):
         with monkeypatch.context() as patched:
             patched.setattr("sys.stdout", stdout)
             line = ProgressLine(100, stream=narrow)
             line.note("compiling")
-            print("hello")
+            print("hel", end="")
+            line._noting = False
+            line.note("still compiling")
+            print("lo " * 40)
+            line.note("compiled")
             line.close()
             assert sys.stdout is stdout
-        assert ("hello" in stdout.getvalue()) is not above
-    assert narrow.getvalue().count("hello") == 1
+        assert stdout.getvalue().count("lo ") >= 40
+    sent = narrow.getvalue()
+    assert "compiling\r\x1b[2Khel" in sent, "the line is wiped before"
+    assert "still compiling" not in sent.partition("lo lo")[0], "and not drawn into a line of the user's own"
+
+
+def test_a_stream_that_does_not_say_what_it_is_ends_no_training(monkeypatch):
+    class Tee:
+        def write(self, text): ...
+
+        def flush(self): ...
+
+    for stream in (Tee(), None):
+        monkeypatch.setattr("sys.stderr", stream)
+        monkeypatch.setattr("sys.stdout", Tee())
+        say("PPO on CartPole-v1")
+        line = ProgressLine(100)
+        line.note("compiling")
+        line.update(100, 1.0, 1.0)
+        line.close()
+
+
+def test_a_training_within_another_leaves_the_streams_as_they_were(narrow, monkeypatch):
+    monkeypatch.setattr("sys.stdout", narrow)
+    outer = ProgressLine(100, stream=narrow)
+    inner = ProgressLine(100, stream=sys.stdout)
+    inner.note("inner")
+    inner.close()
+    outer.note("outer")
+    assert "outer" in narrow.getvalue()
+    outer.close()
+    assert sys.stdout is narrow
 
 
 def test_the_time_left_goes_by_the_recent_rate_and_not_by_the_time_that_compiling_took():
@@ -87,7 +121,8 @@ def test_a_file_gets_the_first_line_one_every_ten_seconds_and_the_last(monkeypat
     line.close()
     lines = stream.getvalue().splitlines()
     assert lines[0] == "compiling"
-    assert [re.findall(r"(\d+) / 1,000", line)[0] for line in lines[1:4] + lines[5:]] == ["220", "420", "620", "700"]
+    assert [re.findall(r"(\d+) / 1,000", line)[0] for line in lines[1:-1]] == ["220", "420", "620", "700"]
+    assert lines[-1] == "evaluation"
 
 
 def test_a_line_that_cannot_be_written_is_given_up():

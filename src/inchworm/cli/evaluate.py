@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from inchworm.api import load
 from inchworm.cli.options import Argument, read_options
-from inchworm.io.report import format_return, with_spread
+from inchworm.io.words import format_return, with_spread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         give_up_broken(sys.stdout, sys.stderr)
         return 1
+    except OSError as error:
+        if "--debug" in (sys.argv[1:] if arguments is None else arguments):
+            raise
+        give_up_broken(sys.stdout)
+        complain(f"error: {error}")
+        return 1
 
 
 def _run(arguments: list[str]) -> int:

@@ -120,6 +120,8 @@ def read(command: str, groups: Groups, words: Sequence[str]) -> dict[str, Any]:
         problem = "has no value" if takes_value else "takes no value"
         raise ConfigError("option", flag, problem, _see(command)) from error
     named = vars(found)
+    if "--" in left:
+        left.remove("--")
     for word in left:
         if word.startswith("-"):
             _refuse_option(command, word.partition("=")[0], options)
@@ -233,6 +235,9 @@ def _uniform(words: Sequence[str]) -> list[str]:
 def _refuse_option(command: str, word: str, options: Sequence[Option]) -> NoReturn:
     known = [flag for option in options if option.argument is None for flag in option.flags]
     problem = f"is no option of `inchworm {command}`" + did_you_mean(word, known)
+    for option in options:
+        if option.argument is not None and word == option.flags[0]:
+            problem = f"is no option: {option.argument} is a word of its own"
     raise ConfigError("option", word, problem, _see(command))
 
 
@@ -241,12 +246,14 @@ def _arguments(command: str, arguments: Sequence[Option], words: list[str]) -> d
     values: dict[str, Any] = {}
     for argument in arguments:
         if not words:
-            raise ConfigError("arguments", "none", f"lack {argument.argument}", f"Usage: {_usage(command, arguments)}.")
+            raise ConfigError(
+                "arguments", "none", f"{argument.argument} is missing", f"Usage: {_usage(command, arguments)}."
+            )
         taken, words = (words, []) if argument.several else (words[:1], words[1:])
         values[argument.field] = _value(argument, taken if argument.several else taken[0])
     if words:
         taken = "nothing" if not arguments else f"one {arguments[-1].argument}"
-        raise ConfigError("arguments", " ".join(words), f"are too many, it takes {taken}", _see(command))
+        raise ConfigError("arguments", " ".join(words).strip(), f"are too many, it takes {taken}", _see(command))
     return values
 
 

@@ -79,7 +79,9 @@ def _read(path: Path) -> _Drawn:
     summary = read_json(folder.summary)
     names = summary.get("runs")
     names = names if isinstance(names, list) else []
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+    if not names or not all(
+        isinstance(name, str) and name not in (".", "..") and Path(name).name == name for name in names
+    ):
         raise CheckpointError("summary.json", str(path), "names no runs of a group", "Name the runs' folders.")
     runs = [open_run_folder(path.parent / name) for name in names]
     return _Drawn(path, runs, str(summary.get("env")), True)

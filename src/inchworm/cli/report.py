@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inchworm.io.report import describe, final_return, format_return, group_scores, scores, short
 from inchworm.io.run_folder import RunFolder
+from inchworm.io.words import final_return, format_return, group_scores, scores, short
 from inchworm.warning import plain
 
 if TYPE_CHECKING:  # plots do without JAX, which these would import
@@ -47,7 +47,8 @@ def columns(shown: Mapping[str, Any], width: int = 0) -> str:
             value = short(value)
             value = f"\n    {value}" if len(value) > room else value
         rows[name.ljust(width)] = value
-    return "\n".join(row.rstrip() for row in describe(rows).split("\n"))
+    lines = "\n".join(f"  {name}  {value}" for name, value in rows.items()).split("\n")
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def video_of(path: Path, frames: int, total: float) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Returns of a policy in environments of its own, apart from training."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -18,12 +19,13 @@ from inchworm.envs.jax_env import JaxEnv, first_key
 from inchworm.envs.making import EnvFactory
 from inchworm.envs.pool import environment_seed
 from inchworm.envs.traced import Copies
-from inchworm.io.report import with_spread
+from inchworm.io.words import with_spread
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
 from inchworm.spaces import EnvSpec
 from inchworm.types import Episodes, PRNGKey
+from inchworm.warning import warn
 
 EVALUATION_STREAM = 2**31
 """Seeds of evaluation environments come from this index on, so that none is a training environment's."""
@@ -43,12 +45,12 @@ class Evaluation:
 
     @property
     def mean(self) -> float:
-        return float(np.mean(self.returns))
+        return float(np.mean(self.returns)) if self.returns else math.nan
 
     @property
     def std(self) -> float:
         """Standard deviation over episodes."""
-        return float(np.std(self.returns))
+        return float(np.std(self.returns)) if self.returns else math.nan
 
     def __repr__(self) -> str:
         how = "deterministic" if self.deterministic else "stochastic"
@@ -106,6 +108,10 @@ def evaluate(
             if len(rewards) == max_episode_steps and next(episode_rewards, None) is not None:
                 # An environment that did not end once would take as long each time.
                 unfinished = 1
+                warn(
+                    f"Evaluation ends after {len(returns)} of {episodes} episodes: the last was cut at "
+                    f"{max_episode_steps:,} steps, which the environment had not ended."
+                )
                 break
     finally:
         env.close()
@@ -122,7 +128,10 @@ def evaluate_at_once(
     max_episode_steps: int = 100_000,
     over: Callable[[int], bool] = never,
 ) -> Evaluation:
-    """Runs whole episodes of a JAX environment side by side, in compiled calls; for the rest as `evaluate`."""
+    """Runs whole episodes of a JAX environment side by side, in compiled calls; for the rest as `evaluate`.
+
+    Where `over` ends it, there are none: those that had ended were the shortest.
+    """
     start, advance = _programs(env, policy.settings.squash, deterministic, episodes)
     seeds = [environment_seed(seed, EVALUATION_STREAM + episode, 0) for episode in range(episodes)]
     now = start(policy.model, jnp.stack([first_key(one) for one in seeds]))
@@ -137,8 +146,8 @@ def evaluate_at_once(
             running[episode] = False
         steps += CALL_STEPS
         if over(episodes - int(running.sum())):
-            ended = ~running
-            return Evaluation(returns[ended].tolist(), lengths[ended].astype(int).tolist(), deterministic, 0)
+            # Of episodes side by side those that are over by now are the shortest.
+            return Evaluation([], [], deterministic, 0)
     returns[running], lengths[running] = np.asarray(now.episode_return)[running], steps
     return Evaluation(returns.tolist(), lengths.astype(int).tolist(), deterministic, int(running.sum()))
 

@@ -68,6 +68,10 @@ def _rendering() -> Iterator[None]:
         yield
     except InchwormError:
         raise
+    except NotImplementedError as error:
+        raise EnvironmentContractError(
+            "env.render", "NotImplementedError", "the environment does not draw itself", "Write its render()."
+        ) from error
     except Exception as error:
         raise MissingDependencyError(
             "renderer",

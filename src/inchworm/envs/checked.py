@@ -37,7 +37,7 @@ class CheckedEnv:
         except Exception as error:
             raise raised_error("reset", error, SOURCE) from error
         raw_obs, info = unpack("reset", answer, RESET_PARTS, SOURCE)
-        obs = self._observe(raw_obs)
+        obs = self._observe(raw_obs, acted_on=True)
         self._read_mask(info)
         return obs
 
@@ -48,7 +48,8 @@ class CheckedEnv:
         except Exception as error:
             raise raised_error("step", error, SOURCE) from error
         raw_obs, reward, terminated, truncated, info = read_step(answer, SOURCE)
-        obs, done = self._observe(raw_obs), bool(terminated or truncated)
+        done = bool(terminated or truncated)
+        obs = self._observe(raw_obs, acted_on=not done)
         if not done:
             self._read_mask(info)
         return obs, float(reward), done
@@ -57,9 +58,9 @@ class CheckedEnv:
         """Closes it; what keeps it from being closed is warned of."""
         close_env(SOURCE, self.env)
 
-    def _observe(self, raw_obs: Any) -> Any:
+    def _observe(self, raw_obs: Any, acted_on: bool) -> Any:
         leaves = self._read(raw_obs, SOURCE)
-        for leaf in leaves:
+        for leaf in leaves if acted_on else []:
             # Training drops what it would learn from such an observation; here there is nothing but the next action.
             if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
                 raise EnvironmentContractError(

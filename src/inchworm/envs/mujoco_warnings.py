@@ -51,11 +51,11 @@ def _take_over(mujoco: Any) -> None:
 
 
 def _tell(message: str) -> None:
-    sort = re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "", message)
+    kind = re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "", message)
     # What comes up while environments are made, the process that started this one was told by its own.
-    if sort in _told or (_making and INSIDE in os.environ):
+    if kind in _told or (_making and INSIDE in os.environ):
         return
-    _told.add(sort)
+    _told.add(kind)
     if _making:
         _untold.append(f"MuJoCo: {message}")
         return
@@ -68,11 +68,16 @@ def _tell(message: str) -> None:
 class _Finder(MetaPathFinder):
     """Finds MuJoCo where others find it, and takes its messages over once it is imported."""
 
+    _asks = False
+
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname != "mujoco":
+        if fullname != "mujoco" or self._asks:
             return None
-        sys.meta_path.remove(self)
-        found = importlib.util.find_spec(fullname)
+        self._asks = True
+        try:
+            found = importlib.util.find_spec(fullname)
+        finally:
+            self._asks = False
         if found is not None and found.loader is not None:
             found.loader = _Loader(found.loader)
         return found

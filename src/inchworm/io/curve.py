@@ -50,7 +50,9 @@ def figure_of(
             (line,) = axes.plot(*zip(*ended.items(), strict=True), color=f"C{index}", alpha=0.3, linewidth=0.8)
             labels[line] = "episodes of an iteration"
         if recent:
-            (line,) = axes.plot(*zip(*recent.items(), strict=True), color=f"C{index}", linewidth=1.8)
+            (line,) = axes.plot(
+                *zip(*recent.items(), strict=True), color=f"C{index}", linewidth=1.8, marker=_marker(recent)
+            )
             labels[line] = label if not alone else RECENT_IN_FULL if is_recent else LAST_100
     for index, (label, runs) in enumerate(groups, len(curves)):
         line = _draw_group(axes, [_recent(rows) for rows in runs], f"C{index}")
@@ -98,7 +100,7 @@ def _draw_group(axes: "Axes", curves: list[dict[int, float]], color: str) -> Any
     """Draws runs together; returns the line of their mean, None where they have no step in common."""
     for curve in curves:
         if curve:
-            axes.plot(*zip(*curve.items(), strict=True), color=color, alpha=0.3, linewidth=0.8)
+            axes.plot(*zip(*curve.items(), strict=True), color=color, alpha=0.3, linewidth=0.8, marker=_marker(curve))
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not steps:
         return None
@@ -107,6 +109,11 @@ def _draw_group(axes: "Axes", curves: list[dict[int, float]], color: str) -> Any
     axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
     (line,) = axes.plot(steps, mean, color=color, linewidth=2.0)
     return line
+
+
+def _marker(curve: dict[int, float]) -> str:
+    """A point where a line would not be seen."""
+    return "o" if len(curve) == 1 else ""
 
 
 def _points(rows: Rows, metric: str) -> dict[int, float]:

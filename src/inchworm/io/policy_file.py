@@ -76,7 +76,7 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
     Raises:
         CheckpointError: the files are missing, damaged or of another version.
     """
-    folder = check_path("folder", folder)
+    folder, fix = check_path("folder", folder), "Name another run or policy folder."
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -91,7 +91,8 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
         arrays = parse_tensors("policy.safetensors", tensors, document["tensors"])
         settings = ModelSettings(**document["model"])
         if document["custom_network"] and network is None:
-            raise ValueError("it has a network of your own, which is code and not stored: give it again, network=...")
+            fix = "Give the network again, as network=make_network."
+            raise ValueError("it has a network of your own, which is code and not stored")
         spec, normalized = spaces.spec_from_json(document), bool(document["normalized"])
         tree = from_arrays(policy_template(spec, settings, normalized, network), arrays)
         info, seed = document["info"], check_integer("seed", document["seed"], 0, 2**32 - 1)
@@ -100,7 +101,7 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
             "policy",
             str(folder),
             f"cannot be loaded: {error or type(error).__name__}",
-            "Name another run or policy folder.",
+            fix,
         ) from error
     return Policy(tree["model"], tree["obs_stats"], settings, seed, info)
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import os
+import shutil
 import sys
 import threading
 import time
@@ -9,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
-from inchworm.io.report import format_return, format_seconds
+from inchworm.io.words import format_return, format_seconds
 
 LIVE_SECONDS = 0.2
 """A line that is rewritten changes at most this often,"""
@@ -17,6 +19,8 @@ PRINTED_SECONDS = 10.0
 """and where lines stay, one is printed at most this often."""
 RATE_SECONDS = 15.0
 """The rate is that of about the last so many seconds: the first call compiles, which says nothing about the rest."""
+WIPE = "\r\x1b[2K"
+"""Goes to the start of a terminal's line and wipes it."""
 
 
 class Display(Protocol):
@@ -38,29 +42,64 @@ class Terminal:
     interval = LIVE_SECONDS
 
     def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        console = Console(file=stream)
-        # What goes elsewhere goes on there, and threads would put the streams of others back.
-        alone = threading.current_thread() is threading.main_thread()
-        self._live = Live(
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=alone and _is_terminal(sys.stdout),
-            redirect_stderr=alone and _is_terminal(sys.stderr),
-        )
-        self._live.start()
-        console.show_cursor(True)  # which would be missing after a SIGKILL
+        self._stream, self._drawn, self.open_line = innermost(stream), False, False
+        # Threads would put the streams of others back.
+        if threading.current_thread() is threading.main_thread():
+            for name in ("stdout", "stderr"):
+                if is_terminal(inner := getattr(sys, name)):
+                    setattr(sys, name, AboveTheLine(inner, self))
 
     def show(self, text: str) -> None:
-        from rich.text import Text
+        if not self.open_line:
+            width = shutil.get_terminal_size().columns
+            self._stream.write(WIPE + (text if len(text) < width else f"{text[: width - 2]}…"))
+            self._stream.flush()
+            self._drawn = True
 
-        self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+    def wipe(self) -> None:
+        """Makes room where the line stands; it is drawn again with the next change."""
+        if self._drawn:
+            self._stream.write(WIPE)
+            self._stream.flush()
+            self._drawn = False
 
     def close(self, text: str) -> None:
-        self._live.stop()
+        for name in ("stdout", "stderr"):
+            found = getattr(sys, name)
+            if isinstance(found, AboveTheLine) and found.line is self:
+                setattr(sys, name, found.inner)
+        self.wipe()
+
+
+class AboveTheLine:
+    """Stands in for `sys.stdout` or `sys.stderr`: moves the line out of the way of what is written to them.
+
+    As long as a line of the user's own has not ended, ours is not drawn.
+    """
+
+    def __init__(self, inner: TextIO, line: Terminal) -> None:
+        self.inner, self.line = inner, line
+
+    def write(self, text: str) -> int:
+        self.line.wipe()
+        if text:
+            self.line.open_line = not text.endswith("\n")
+        return self.inner.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def innermost(stream: Any) -> TextIO:
+    """The stream itself, where a training within another has been given the other's."""
+    while isinstance(stream, AboveTheLine):
+        stream = stream.inner
+    return stream
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is a terminal whose lines can be rewritten; what a user has put in place of one may not say."""
+    return bool(getattr(stream, "isatty", bool)()) and os.environ.get("TERM") != "dumb"
 
 
 class Notebook:
@@ -89,10 +128,10 @@ class Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._shown: set[str] = set()
+        self._shown: deque[str] = deque(maxlen=100)
 
     def show(self, text: str) -> None:
-        self._shown.add(text)
+        self._shown.append(text)
         print(text, file=self._stream, flush=True)
 
     def close(self, text: str) -> None:
@@ -100,15 +139,13 @@ class Lines:
             self.show(text)
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
-
-
-def display_of(stream: TextIO) -> Display:
-    """What suits the place that this program's messages go to."""
+def display_of(stream: TextIO | None) -> Display | None:
+    """What suits the place that this program's messages go to; None where there is no such place."""
     if (display := _notebook_display()) is not None:
         return Notebook(display)
-    return Terminal(stream) if _is_terminal(stream) else Lines(stream)
+    if stream is None:
+        return None
+    return Terminal(stream) if is_terminal(stream) else Lines(stream)
 
 
 def _notebook_display() -> Callable[..., Any] | None:
@@ -122,8 +159,10 @@ def _notebook_display() -> Callable[..., Any] | None:
 
 def say(text: str) -> None:
     """Prints a message that is no result: to standard error, but in a notebook, which shows that in red."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr if _notebook_display() is None else sys.stdout, flush=True)
+    stream = sys.stderr if _notebook_display() is None else sys.stdout
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=stream, flush=True)
 
 
 class ProgressLine:
@@ -147,7 +186,9 @@ class ProgressLine:
             self._display = display_of(stream or sys.stderr)
 
     def note(self, text: str) -> None:
-        """Shows what goes on instead of training; one after the other, as often as states of training."""
+        """Shows what goes on instead of training: the first text at once, later ones no more often than updates."""
+        if not self._noting and self._latest is not None:
+            self._show_state()  # how far training has come, where lines stay
         if not self._noting or self._is_due():
             self._show(text)
         self._noting = True
@@ -166,7 +207,7 @@ class ProgressLine:
             recent.popleft()
         self._noting, self._latest = False, (env_steps, seconds, mean_return)
         if env_steps >= self._total_steps or self._is_due():
-            self._show(self._describe(*self._latest))
+            self._show_state()
 
     def close(self) -> None:
         """Ends the line, which tells of the last update before."""
@@ -174,6 +215,10 @@ class ProgressLine:
             if self._display is not None:
                 self._display.close(self._text if self._latest is None else self._describe(*self._latest))
         self._display = None
+
+    def _show_state(self) -> None:
+        if self._latest is not None and (text := self._describe(*self._latest)) != self._text:
+            self._show(text)
 
     def _is_due(self) -> bool:
         return self._display is not None and time.monotonic() - self._last >= self._display.interval

@@ -14,7 +14,8 @@ def format_return(value: float) -> str:
 
 def with_spread(mean: float, deviation: float) -> str:
     """A mean and the deviation around it, with as many decimals."""
-    return f"{format_return(mean)} ± {f'{deviation:,.1f}' if abs(mean) >= 10 else f'{deviation:.3g}'}"
+    large = max(abs(mean), deviation) >= 10
+    return " ± ".join(f"{value:,.1f}" if large else f"{value:.3g}" for value in (mean, deviation))
 
 
 def short(path: Path) -> str:
@@ -29,27 +30,27 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def describe(document: dict[str, Any]) -> str:
-    """Names and values as two aligned columns."""
-    width = max(len(name) for name in document)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in document.items())
-
-
 def scores(summary: dict[str, Any]) -> dict[str, str]:
     """What a run's summary says of its length and its returns."""
-    if not summary:
-        return {}
-    seconds = summary["seconds"]
-    rate = summary["env_steps"] / max(seconds, 1e-9)
-    told = {"steps": f"{summary['env_steps']:,} in {format_seconds(seconds)}, {rate:,.0f} steps/s"}
-    told["return"] = final_return(summary)
-    if summary["skipped_updates"]:
+    told = {}
+    if "env_steps" in summary:
+        told["steps"] = f"{summary['env_steps']:,}"
+    if "seconds" in summary:
+        rate = summary["env_steps"] / max(summary["seconds"], 1e-9)
+        told["steps"] += f" in {format_seconds(summary['seconds'])}, {rate:,.0f} steps/s"
+    if "return_100" in summary:
+        told["return"] = final_return(summary)
+    if summary.get("skipped_updates"):
         told["skipped"] = f"{summary['skipped_updates']} updates met NaN or infinity and were dropped"
     for kind in ("deterministic", "stochastic"):
         if evaluation := summary.get(f"evaluation_{kind}"):
-            cut = f", {evaluation['unfinished']} cut" if evaluation["unfinished"] else ""
+            played, cut = len(evaluation["returns"]), evaluation["unfinished"]
+            asked = evaluation.get("asked", played)
             told[kind] = (
-                f"{with_spread(evaluation['mean'], evaluation['std'])} over {len(evaluation['returns'])} episodes{cut}"
+                f"{with_spread(evaluation['mean'], evaluation['std'])} over "
+                + (f"{played}" if played == asked else f"{played} of {asked}")
+                + " episodes"
+                + (f", {cut} cut at its step limit" if cut else "")
             )
     return told
 
@@ -58,8 +59,8 @@ def final_return(summary: dict[str, Any]) -> str:
     """The final score: the mean return of the last 100 episodes, or of as many as there were."""
     if summary["return_100"] is None:
         return "no episode has ended"
-    episodes = summary["episodes"]
-    return f"{format_return(summary['return_100'])} over the last {min(episodes, 100)} of {episodes:,} episodes"
+    over = summary.get("return_over")
+    return f"{format_return(summary['return_100'])} over the last {over} of {summary['episodes']:,} episodes"
 
 
 def group_scores(summary: dict[str, Any]) -> dict[str, str]:
