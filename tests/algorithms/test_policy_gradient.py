@@ -204,6 +204,8 @@ def test_a2c_and_reinforce_are_one_update_with_other_defaults():
 def test_an_optax_chain_that_holds_its_learning_rate_is_refused():
     import optax
 
-    make_direction(1e-5, None, False, optax.scale_by_rms())
-    with pytest.raises(ConfigError, match="Leave the learning rate out"):
-        make_direction(1e-5, None, False, optax.adam(1e-3))
+    for uphill in (optax.scale_by_rms(), optax.scale(0.01)):
+        make_direction(1e-5, None, False, uphill)
+    for other in (optax.adam(1e-3), optax.set_to_zero()):
+        with pytest.raises(ConfigError, match="Leave the learning rate out"):
+            make_direction(1e-5, None, False, other)
