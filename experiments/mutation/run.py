@@ -267,8 +267,6 @@ def write_results() -> None:
     reasons = {(m, one["mutant"]): one["reason"] for m, rows in before["survivors"].items() for one in rows}
     known, table, survivors = outcomes(), {}, {}
     for module in modules([]):
-        if not any(where == module for where, _ in known):
-            continue
         names = [mutant.name for mutant in mutants(module)]
         tested = [name for name in names if (module, name) in known]
         left = [name for name in tested if known[module, name] == "survived"]
@@ -303,7 +301,7 @@ def counts(mutants: int, tested: int, survived: int, equivalent: int) -> dict[st
         "killed": killed,
         "survived": survived,
         "equivalent": equivalent,
-        "score": round(killed / max(1, tested - equivalent), 4),
+        "score": round(killed / (tested - equivalent), 4) if tested > equivalent else None,
     }
 
 
