@@ -6,7 +6,7 @@
     python experiments/mutation/run.py --show rl           the survivors there, each with its line before and after
 
 Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in .work/
-as soon as it is there, and results.json is written after every module.
+as soon as it is there. results.json is written at the end, and by --show.
 
 JAX takes as long to import as most tests to run. So this process imports it once, without starting it, and every mutant
 is tested in a fork, in a copy of the tree.
@@ -309,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="packages or modules, as rl or rl/returns; none for all")
     parser.add_argument("--again", action="store_true", help="test survivors once more")
-    parser.add_argument("--show", action="store_true", help="print survivors and test nothing")
+    parser.add_argument("--show", action="store_true", help="print survivors, write results.json, test nothing")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     chosen, known = modules(options.modules), outcomes()
@@ -338,7 +338,7 @@ def main() -> None:
                 with OUTCOMES.open("a") as file:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 print(f"{outcome:9}{seconds:6.1f} s  {module}: {mutant.name}", flush=True)
-            write_results()
+    write_results()
 
 
 if __name__ == "__main__":
