@@ -140,6 +140,15 @@ def test_the_loss_is_the_policy_gradient_s_the_value_function_s_error_if_there_i
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_learning_rate_goes_with_the_environment_steps(made_up, act_out):
+    algorithm = policy_gradient.make(A2C(**SMALL, learning_rate="linear:0.1:0"), CHOICE, 1000)
+    state = made_up(algorithm.init)
+    rollout, update = act_out(state, (8, 3), seed=2), jax.jit(algorithm.update)
+    for iteration in (0, 10):
+        _, metrics = update(state._replace(iteration=np.int32(iteration)), rollout)
+        assert metrics["schedule/learning_rate"] == pytest.approx(0.1 * (1 - 24 * iteration / 1000))
+
+
 def test_the_average_network_takes_in_a_hundredth_of_the_new_one(made_up, act_out):
     state, after, _, _ = updated(made_up, act_out, A2C(**SMALL, learning_rate=1.0, trust_region=1.0))
     averages = state.adaptive["average"], after.model, after.adaptive["average"]

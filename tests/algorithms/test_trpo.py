@@ -386,6 +386,20 @@ def test_what_is_reported_of_a_step_is_what_became_of_surrogate_kl_and_entropy(m
     assert metrics["schedule/max_kl"] == 0.5
 
 
+def test_the_bound_goes_with_the_environment_steps(made_up, act_out):
+    config = TRPO(
+        num_envs=3, horizon=8, hidden_sizes=(4,), minibatch_size=24, num_value_epochs=1, max_kl="linear:0.1:0"
+    )
+    algorithm = trpo.make(config, EnvSpec(Box((3,), "float32", -1.0, 1.0), BOX), 1000)
+    state = made_up(algorithm.init)
+    rollout, update = act_out(state, (8, 3), seed=2), jax.jit(algorithm.update)
+    for iteration in (0, 10):
+        _, metrics = update(state._replace(iteration=np.int32(iteration)), rollout)
+        bound = 0.1 * (1 - 24 * iteration / 1000)
+        assert metrics["schedule/max_kl"] == pytest.approx(bound)
+        assert 0 < metrics["policy/kl"] <= bound * (1 + 1e-4)
+
+
 def test_the_value_function_is_fitted_from_the_memory_it_began_the_rollout_with(made_up, act_out):
     sizes = {"num_envs": 3, "horizon": 8, "hidden_sizes": (4,), "minibatch_size": 24, "num_value_epochs": 1}
     plain, config = (TRPO(**sizes, normalize_advantage="none", recurrent=core) for core in ("none", "gru"))
