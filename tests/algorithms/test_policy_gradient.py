@@ -140,6 +140,20 @@ def test_the_loss_is_the_policy_gradient_s_the_value_function_s_error_if_there_i
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_an_update_is_held_back_by_a_narrow_trust_region_and_by_no_wide_one(made_up, act_out):
+    bias = {}
+    for bound in (1e-3, 1e6, None):
+        algorithm = policy_gradient.make(A2C(**SMALL, trust_region=bound), CHOICE, 1000)
+        state, other = (made_up(algorithm.init, seed) for seed in (0, 1))
+        rollout = act_out(state, (8, 3), seed=2)
+        if bound is not None:
+            state = state._replace(adaptive={"average": other.model})
+        after, _ = jax.jit(algorithm.update)(state, rollout)
+        bias[bound] = np.asarray(after.model.policy.network.layers.biases[1])
+    np.testing.assert_allclose(bias[1e6], bias[None], atol=1e-6)
+    assert np.abs(bias[1e-3] - bias[None]).max() > 1e-5
+
+
 def test_the_learning_rate_goes_with_the_environment_steps(made_up, act_out):
     algorithm = policy_gradient.make(A2C(**SMALL, learning_rate="linear:0.1:0"), CHOICE, 1000)
     state = made_up(algorithm.init)
