@@ -6,7 +6,7 @@
     python experiments/mutation/run.py --show rl           the survivors there, each with its line before and after
 
 Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in .work/
-as soon as it is there, and results.json is written after every module.
+as soon as it is there. results.json is written at the end, and by --show.
 
 JAX takes as long to import as most tests to run. So this process imports it once, without starting it, and every mutant
 is tested in a fork, in a copy of the tree.
@@ -267,8 +267,6 @@ def write_results() -> None:
     reasons = {(m, one["mutant"]): one["reason"] for m, rows in before["survivors"].items() for one in rows}
     known, table, survivors = outcomes(), {}, {}
     for module in modules([]):
-        if not any(where == module for where, _ in known):
-            continue
         names = [mutant.name for mutant in mutants(module)]
         tested = [name for name in names if (module, name) in known]
         left = [name for name in tested if known[module, name] == "survived"]
@@ -303,7 +301,7 @@ def counts(mutants: int, tested: int, survived: int, equivalent: int) -> dict[st
         "killed": killed,
         "survived": survived,
         "equivalent": equivalent,
-        "score": round(killed / max(1, tested - equivalent), 4),
+        "score": round(killed / (tested - equivalent), 4) if tested > equivalent else None,
     }
 
 
@@ -311,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="packages or modules, as rl or rl/returns; none for all")
     parser.add_argument("--again", action="store_true", help="test survivors once more")
-    parser.add_argument("--show", action="store_true", help="print survivors and test nothing")
+    parser.add_argument("--show", action="store_true", help="print survivors, write results.json, test nothing")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     chosen, known = modules(options.modules), outcomes()
@@ -340,7 +338,7 @@ def main() -> None:
                 with OUTCOMES.open("a") as file:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 print(f"{outcome:9}{seconds:6.1f} s  {module}: {mutant.name}", flush=True)
-            write_results()
+    write_results()
 
 
 if __name__ == "__main__":

@@ -251,3 +251,17 @@ def test_a_memory_that_multiplies_rounding_errors_is_no_drift_of_the_policy(stat
     other = rollout._replace(log_prob=rollout.log_prob - 0.01)
     _, _, metrics = opened(model, NORMALIZERS, other, config)
     assert metrics["policy/log_ratio_at_start"] > 10 * metrics["policy/log_ratio_tolerance"]
+
+
+def test_with_memory_the_ratio_is_checked_in_the_first_sixteen_steps(state, act_out, made_up):
+    config = dataclasses.replace(CONFIG, recurrent="gru", recurrent_size=4, horizon=18, minibatch_size=54)
+    model = made_up(ppo.make(config, SPEC, 1000).init).model
+    rollout = act_out(state, (18, 3), seed=0)._replace(carry=model.initial_carry(3))
+    rollout = rollout._replace(
+        log_prob=np.array(opened(model, NORMALIZERS, rollout, config).old.log_prob(rollout.action))
+    )
+    for row, counts in ((15, True), (16, False)):
+        log_prob = rollout.log_prob.copy()
+        log_prob[row, 1] -= 0.5
+        metrics = opened(model, NORMALIZERS, rollout._replace(log_prob=log_prob), config).metrics
+        assert metrics["policy/log_ratio_at_start"] == pytest.approx(0.5 * counts, abs=1e-5)

@@ -140,6 +140,29 @@ def test_the_loss_is_the_policy_gradient_s_the_value_function_s_error_if_there_i
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_an_update_is_held_back_by_a_narrow_trust_region_and_by_no_wide_one(made_up, act_out):
+    bias = {}
+    for bound in (1e-3, 1e6, None):
+        algorithm = policy_gradient.make(A2C(**SMALL, trust_region=bound), CHOICE, 1000)
+        state, other = (made_up(algorithm.init, seed) for seed in (0, 1))
+        rollout = act_out(state, (8, 3), seed=2)
+        if bound is not None:
+            state = state._replace(adaptive={"average": other.model})
+        after, _ = jax.jit(algorithm.update)(state, rollout)
+        bias[bound] = np.asarray(after.model.policy.network.layers.biases[1])
+    np.testing.assert_allclose(bias[1e6], bias[None], atol=1e-6)
+    assert np.abs(bias[1e-3] - bias[None]).max() > 1e-5
+
+
+def test_the_learning_rate_goes_with_the_environment_steps(made_up, act_out):
+    algorithm = policy_gradient.make(A2C(**SMALL, learning_rate="linear:0.1:0"), CHOICE, 1000)
+    state = made_up(algorithm.init)
+    rollout, update = act_out(state, (8, 3), seed=2), jax.jit(algorithm.update)
+    for iteration in (0, 10):
+        _, metrics = update(state._replace(iteration=np.int32(iteration)), rollout)
+        assert metrics["schedule/learning_rate"] == pytest.approx(0.1 * (1 - 24 * iteration / 1000))
+
+
 def test_the_average_network_takes_in_a_hundredth_of_the_new_one(made_up, act_out):
     state, after, _, _ = updated(made_up, act_out, A2C(**SMALL, learning_rate=1.0, trust_region=1.0))
     averages = state.adaptive["average"], after.model, after.adaptive["average"]
@@ -204,6 +227,8 @@ def test_a2c_and_reinforce_are_one_update_with_other_defaults():
 def test_an_optax_chain_that_holds_its_learning_rate_is_refused():
     import optax
 
-    make_direction(1e-5, None, False, optax.scale_by_rms())
-    with pytest.raises(ConfigError, match="Leave the learning rate out"):
-        make_direction(1e-5, None, False, optax.adam(1e-3))
+    for uphill in (optax.scale_by_rms(), optax.scale(0.01)):
+        make_direction(1e-5, None, False, uphill)
+    for other in (optax.adam(1e-3), optax.set_to_zero()):
+        with pytest.raises(ConfigError, match="Leave the learning rate out"):
+            make_direction(1e-5, None, False, other)

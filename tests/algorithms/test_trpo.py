@@ -26,6 +26,7 @@ from inchworm.spaces import Box, Dict, Discrete, EnvSpec, MultiBinary, MultiDisc
 from inchworm.types import Batch, Rollout
 
 T, N = 4, 3
+opened = jax.jit(opening_pass, static_argnums=3)
 OBS = Box((2,), "float32", -1.0, 1.0)
 BOX = Box((2,), "float32", -1.0, 1.0)
 HYBRID = Dict((("choice", Discrete(3)), ("push", BOX)))
@@ -338,6 +339,67 @@ def test_the_value_function_is_fitted_to_the_returns_of_valid_rows(made_up, act_
     assert moved == pytest.approx(-1e-3 * slope / (abs(slope) + 0.1), rel=1e-3)
 
 
+@pytest.mark.parametrize("line_search", [True, False])
+def test_what_is_reported_of_a_step_is_what_became_of_surrogate_kl_and_entropy(made_up, act_out, line_search):
+    config = TRPO(
+        num_envs=3,
+        horizon=8,
+        hidden_sizes=(4,),
+        minibatch_size=24,
+        num_value_epochs=1,
+        max_kl=0.5,
+        cg_damping=0.01,
+        shrink=0.7,
+        line_search=line_search,
+    )
+    algorithm = trpo.make(config, EnvSpec(Box((3,), "float32", -1.0, 1.0), BOX), 1000)
+    state = made_up(algorithm.init, seed=7)
+    rollout = act_out(state, (8, 3), seed=9, invalid=0.2)
+    after, metrics = jax.jit(algorithm.update)(state, rollout)
+    opening = opened(state.model, observations.freeze(state.obs_stats), rollout, config, config.at(0.0, 1000))
+    valid, advantage = rollout.valid.ravel(), np.ravel(opening.batch.advantage)
+    rows, action = np.clip(rollout.obs, -5, 5).reshape(24, 3), rollout.action.reshape(24, 2)
+
+    def policy_at(share):
+        """Means and deviations of the policy at a share of the way from old to new."""
+        old, new = (jax.tree.map(np.float64, each.model.policy) for each in (state, after))
+        policy = jax.tree.map(lambda a, b: a + share * (b - a), old, new)
+        layers = policy.network.layers
+        return oracles.mlp(layers.weights, layers.biases, rows), np.exp(policy.head.log_std)
+
+    def gain(share):
+        logs = [oracles.normal_log_density(action, *policy_at(each)).sum(axis=1) for each in (share, 0.0)]
+        return float((np.exp(logs[0] - logs[1]) * advantage)[valid].mean())
+
+    (mean, std), (new_mean, new_std) = policy_at(0.0), policy_at(1.0)
+    kl = np.log(new_std / std) + (std**2 + (mean - new_mean) ** 2) / (2 * new_std**2) - 0.5
+    assert metrics["trpo/accepted"] == 1
+    assert metrics["policy/kl"] == pytest.approx(kl.sum(axis=1)[valid].mean(), rel=1e-3)
+    assert metrics["policy/entropy"] == pytest.approx(np.log(new_std * np.sqrt(2 * np.pi * np.e)).sum(), rel=1e-4)
+    assert metrics["loss/policy"] == pytest.approx(-gain(1.0), rel=1e-3)
+    assert metrics["trpo/improvement"] == pytest.approx(gain(1.0) - gain(0.0), rel=1e-3, abs=1e-5)
+    # What is expected is of the full step, of which so much was taken.
+    taken = 0.7 ** float(metrics["trpo/backtracks"])
+    assert metrics["trpo/backtracks"] == (4 if line_search else 0)
+    slope = (gain(1e-4) - gain(-1e-4)) / 2e-4
+    assert metrics["trpo/expected_improvement"] == pytest.approx(slope / taken, rel=1e-3)
+    assert metrics["schedule/max_kl"] == 0.5
+
+
+def test_the_bound_goes_with_the_environment_steps(made_up, act_out):
+    config = TRPO(
+        num_envs=3, horizon=8, hidden_sizes=(4,), minibatch_size=24, num_value_epochs=1, max_kl="linear:0.1:0"
+    )
+    algorithm = trpo.make(config, EnvSpec(Box((3,), "float32", -1.0, 1.0), BOX), 1000)
+    state = made_up(algorithm.init)
+    rollout, update = act_out(state, (8, 3), seed=2), jax.jit(algorithm.update)
+    for iteration in (0, 10):
+        _, metrics = update(state._replace(iteration=np.int32(iteration)), rollout)
+        bound = 0.1 * (1 - 24 * iteration / 1000)
+        assert metrics["schedule/max_kl"] == pytest.approx(bound)
+        assert 0 < metrics["policy/kl"] <= bound * (1 + 1e-4)
+
+
 def test_the_value_function_is_fitted_from_the_memory_it_began_the_rollout_with(made_up, act_out):
     sizes = {"num_envs": 3, "horizon": 8, "hidden_sizes": (4,), "minibatch_size": 24, "num_value_epochs": 1}
     plain, config = (TRPO(**sizes, normalize_advantage="none", recurrent=core) for core in ("none", "gru"))
@@ -347,7 +409,7 @@ def test_the_value_function_is_fitted_from_the_memory_it_began_the_rollout_with(
     carry = jax.tree.map(lambda leaf: np.float32(generator.normal(size=leaf.shape)), state.model.initial_carry(3))
     rollout = act_out(made_up(trpo.make(plain, spec, 1000).init), (8, 3), seed=2, invalid=0.2)._replace(carry=carry)
     _, metrics = jax.jit(algorithm.update)(state, rollout)
-    opening = opening_pass(state.model, observations.freeze(state.obs_stats), rollout, config, config.at(0.0, 1000))
+    opening = opened(state.model, observations.freeze(state.obs_stats), rollout, config, config.at(0.0, 1000))
     # Before the first step what the value function lacks to the returns is the advantage.
     expected = np.mean(np.asarray(opening.batch.advantage)[rollout.valid] ** 2)
     assert metrics["loss/value"] == pytest.approx(expected, rel=1e-4)

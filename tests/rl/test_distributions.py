@@ -757,3 +757,8 @@ def test_the_tolerance_allows_means_rounded_differently_however_narrow_the_distr
     rounded = kind(MEAN + np.float32(1e-6), log_stds)
     drift = np.abs(distribution.log_prob(action) - rounded.log_prob(action)).max()
     assert drift <= on_jax(distribution).log_prob_tolerance()
+
+
+def test_a_bit_is_set_where_its_logit_and_its_noise_come_to_more_than_zero():
+    bits = Bernoulli(np.float32([0.5, 0.5, -0.5, -0.5])).sample_from(np.float32([-0.6, -0.4, 0.6, 0.4]))
+    np.testing.assert_array_equal(bits, [0, 1, 1, 0])
