@@ -431,6 +431,9 @@ def _leave(reason: str, results: Sequence[Run | InchwormError]) -> None:
 def command(verb: str, folder: Path, config: RunConfig) -> str:
     """What to type to resume or evaluate a run: a command, or a call where code of the user's own is needed again."""
     again = ["env"] * (not config.env_by_id) + list(config.own_parts)
+    if again and verb == "resume":
+        return f"iw.resume({str(folder)!r}, {', '.join(f'{part}=...' for part in again)})"
     if again:
-        return f"iw.{verb}({str(folder)!r}, {', '.join(f'{part}=...' for part in again)})"
+        network = ", network=..." if "network" in again else ""
+        return f"iw.load({str(folder)!r}{network}).{verb}({'' if config.env_by_id else 'env=...'})"
     return shlex.join(["inchworm", verb, short(folder), *(["--env", config.env] if ":" in config.env else [])])

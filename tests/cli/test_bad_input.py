@@ -322,7 +322,7 @@ def test_help_shows_the_defaults_of_the_preset_that_is_named_or_fits(words, pres
 
 def test_a_command_without_arguments_names_what_is_missing(capsys):
     assert "arguments = none: ENV is missing. Usage: inchworm train ENV" in error_of(capsys, "train")
-    assert "lack RUN" in error_of(capsys, "plot")
+    assert "RUN is missing" in error_of(capsys, "plot")
 
 
 @pytest.mark.parametrize(

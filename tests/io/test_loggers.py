@@ -85,6 +85,8 @@ def test_a_disk_that_is_full_is_told_and_stops_nothing(tmp_path, monkeypatch):
             if full[0] and event.summary.value and event.summary.value[0].tag == "a":
                 raise OSError(28, "No space left on device")
 
+        def flush(self): ...
+
         def close(self):
             raise OSError(28, "No space left on device")
 
