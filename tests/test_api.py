@@ -97,7 +97,7 @@ def test_environments_are_closed_when_the_settings_do_not_fit_them(tmp_path, mon
     monkeypatch.setattr(Closes, "closed", 0)
     with pytest.raises(UnsupportedSpaceError, match="has no finite range"):
         train(tmp_path, Closes, algorithm=dataclasses.replace(SMALL, action_distribution="beta"))
-    assert Closes.closed == Closes.made == 3
+    assert Closes.closed == Closes.made
 
 
 def test_a_worker_s_import_of_a_script_that_resumes_a_run_of_several_processes_is_told(tmp_path, monkeypatch):
@@ -663,7 +663,7 @@ def test_a_network_and_an_optimiser_of_one_s_own_must_be_given_again_at_resume(o
 
 
 def test_a_policy_with_a_network_of_one_s_own_is_loaded_with_it(own_parts_run):
-    with pytest.raises(iw.InchwormError, match=r"network=\.\.\."):
+    with pytest.raises(iw.InchwormError, match="Give the network again, as network="):
         iw.load(own_parts_run.folder)
     obs = np.ones((3, 4), np.float32)
     for loaded in (
@@ -844,6 +844,8 @@ def test_an_environment_that_fails_in_the_evaluation_costs_neither_run_nor_curve
         def __init__(self):
             FailsLater.made += 1
 
+        def close(self): ...
+
         def step(self, action):
             if FailsLater.made > 3:  # its spaces, and the two of training
                 raise RuntimeError("the battery is empty")
@@ -888,6 +890,10 @@ def test_a_preset_is_the_same_for_an_id_with_and_without_its_version(tmp_path):
 
     class Pendulum(OneAtATime):
         """Has but the name."""
+
+        def __init__(self): ...
+
+        def close(self): ...
 
     named = iw.train(Pendulum, total_steps=1024, num_envs=1, out=tmp_path, evaluation_episodes=0, progress=False)
     assert named.config.preset == "classic"
@@ -936,7 +942,7 @@ def test_no_environment_stays_open_where_a_network_is_refused(tmp_path, monkeypa
     def network(key, space):
         raise ValueError("no such layer")
 
-    with pytest.raises(ValueError, match="no such layer"):
+    with pytest.raises(ConfigError, match="no such layer"):
         train(tmp_path, Closes, network=network)
     assert Closes.closed == Closes.made
 

@@ -261,7 +261,7 @@ def test_ctrl_c_in_the_last_iteration_ends_the_program_when_all_is_saved(tmp_pat
     assert RunFolder(folder).complete
     told = capsys.readouterr().out
     assert "Stopped by SIGINT; everything is saved." in told
-    assert f"inchworm evaluate {folder}" in told
+    assert f"The run itself is over, after 320 steps:\n  {folder}" in told
 
 
 class SendsSigterm(AlwaysTruncates):
