@@ -73,8 +73,8 @@ def plan(
             settings = {"num_envs": source.num_envs} | settings
         algorithm = with_settings(defaults, settings)
     _check_effect(algorithm, named, source.spec, own)
-    for advice in advise(source.spec, algorithm, own.network is not None):
-        warn(str(advice))
+    for finding in advise(source.spec, algorithm, own.network is not None):
+        warn(str(finding))
     if of_run.get("env_processes", 1) != 1:
         _check_divisible(source, of_run["env_processes"])
     config = RunConfig(

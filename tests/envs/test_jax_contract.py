@@ -203,7 +203,7 @@ class Given(Shown):
 
 
 def test_a_mask_among_the_observations_alone_is_told_to_forbid_nothing():
-    with pytest.warns(UserWarning, match=r'^observation\["action_mask"\] forbids nothing.*action_mask\(state\)'):
+    with pytest.warns(UserWarning, match=r'^observation: its "action_mask" forbids nothing.*action_mask\(state\)'):
         env_source(Shown())
     with warnings.catch_warnings(action="error"):
         env_source(Given())

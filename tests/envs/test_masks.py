@@ -517,7 +517,7 @@ def collect(pool):
     "make", [lambda env: GymnasiumPool(env, 1, 0), lambda env: VectorPool(SyncVectorEnv([env]), 0)]
 )
 def test_a_mask_among_the_observations_alone_is_told_to_forbid_nothing(make):
-    with pytest.warns(UserWarning, match=r'^observation\["action_mask"\] forbids nothing.*info\["action_mask"\]'):
+    with pytest.warns(UserWarning, match=r'^observation: its "action_mask" forbids nothing.*info\["action_mask"\]'):
         collect(make(lambda: InObservation(False)))
     with warnings.catch_warnings(action="error"):
         collect(make(lambda: InObservation(True)))

@@ -1,4 +1,4 @@
-"""Streams that nobody reads any more, or that have few letters."""
+"""Output streams whose reader has gone, whose disk is full, or whose encoding lacks a letter."""
 
 import codecs
 import os
@@ -8,19 +8,19 @@ _IN_ASCII = {"±": "+-", "→": "->", "‖": "||"}
 
 
 def forgiving(stream: TextIO | None) -> None:
-    """Makes a stream write other letters for those that it has not, in place of raising an error."""
+    """Makes a stream replace letters that its encoding lacks, in place of raising an error."""
     if reconfigure := getattr(stream, "reconfigure", None):
         reconfigure(errors="inchworm")
 
 
 def give_up_broken(*streams: TextIO | None) -> None:
-    """Leads streams that nobody reads any more into nothing, so that the interpreter can flush them when it ends."""
+    """Leads streams that cannot be written into nothing, so that the interpreter can flush them when it ends."""
     for stream in streams:
         if stream is None:
             continue
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)

@@ -29,7 +29,7 @@ class Options:
     env: Annotated[str, Argument("ENV")]
     """Gymnasium id (HalfCheetah-v5), or module:factory for an environment of your own."""
     algorithm: Annotated[str, Choices(tuple(ALGORITHMS))] = "ppo"
-    """What moves the policy."""
+    """How the policy is improved."""
     preset: Annotated[str | None, Choices(tuple(PRESETS))] = None
     """Settings to start from; by default those that fit ENV."""
     total_steps: int = 1_000_000

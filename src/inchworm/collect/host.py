@@ -102,7 +102,7 @@ class HostRollouts:
             self.pool.reset(self._obs)
             self._started = True
             if shows_mask(self.pool.spec) and self.pool.mask is None:
-                warn("{}. {}".format(*UNREAD_MASK))
+                warn(str(UNREAD_MASK))
 
     def _account(self, rollout: Rollout, in_batch: bool) -> Episodes:
         """Return and length of the episodes that began in a batch and ended, and what the running ones have so far."""

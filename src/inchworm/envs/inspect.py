@@ -26,7 +26,6 @@ from inchworm.envs.pool import PoolSnapshot, StepBuffers
 from inchworm.envs.source import EnvSource
 from inchworm.envs.trial import (
     Answer,
-    Finding,
     Notes,
     Trial,
     extreme_draws,
@@ -36,7 +35,7 @@ from inchworm.envs.trial import (
 )
 from inchworm.errors import ConfigError, EnvironmentContractError
 from inchworm.models.actor_critic import make_model
-from inchworm.models.advice import advise, clipped_at_first
+from inchworm.models.advice import Finding, advise, clipped_at_first
 from inchworm.models.observations import reaches_network_raw
 from inchworm.models.settings import ModelSettings
 from inchworm.spaces import Box, Discrete, EnvSpec, MultiBinary, MultiDiscrete
@@ -149,8 +148,8 @@ def _check_policy(spec: EnvSpec, notes: Notes) -> None:
     except EnvironmentContractError as error:
         notes.contract(error)
         return
-    for advice in advise(spec, ModelSettings()):
-        notes.warn(advice.where, advice.problem, advice.fix)
+    for finding in advise(spec, ModelSettings()):
+        notes.warn(finding.where, finding.problem, finding.fix)
     leaves = spaces.leaves(spec.action_space)
     notes.facts["policy"] = "; ".join(_policy_of(leaf) for leaf in leaves)
     if not any(isinstance(leaf, Box) for leaf in leaves) and set(spaces.mask_groups(spec.action_space)) == {1}:
@@ -206,7 +205,7 @@ def _report_masks(main: Trial, spec: EnvSpec, notes: Notes) -> None:
     if main.allowed:
         notes.facts["action masks"] = f"given; they allow {_span(main.allowed, '.0%')} of the choices"
     elif shows_mask(spec):
-        notes.warn("observation", *UNREAD_MASK)
+        notes.warn(UNREAD_MASK.where, UNREAD_MASK.problem, UNREAD_MASK.fix)
 
 
 def _report_rewards(main: Trial, normalized: bool, notes: Notes) -> None:

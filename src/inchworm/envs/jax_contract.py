@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def check_jax_env(env: JaxEnv) -> None:
     if action_mask is not None:
         _check_mask(spec, _trace("action_mask", action_mask, state))
     elif shows_mask(spec):
-        warn(f"{UNREAD_MASK[0]}. Give it by a method action_mask(state) too.")
+        warn(str(replace(UNREAD_MASK, fix="Give it by a method action_mask(state) too.")))
 
 
 def _trace(method: str, call: Callable[..., Any], *given: Any) -> Any:

@@ -20,18 +20,19 @@ import numpy as np
 from inchworm import spaces
 from inchworm.envs.pool import raised_error
 from inchworm.errors import EnvironmentContractError, UnsupportedSpaceError
+from inchworm.models.advice import Finding
 from inchworm.spaces import EnvSpec
 
 INFO_KEY = "action_mask"
 METHOD = "action_masks"
 ALWAYS_OR_NEVER = f"Give one in the info of every reset and step, or by a method {METHOD}(), or never."
 
-
-UNREAD_MASK = (
-    f'observation["{INFO_KEY}"] forbids nothing: it is an observation like any other',
+UNREAD_MASK = Finding(
+    "observation",
+    f'its "{INFO_KEY}" forbids nothing: it is an observation like any other',
     f'Give it as info["{INFO_KEY}"] of reset and step too, or by a method {METHOD}().',
 )
-"""What is wrong with a mask that is among the observations alone, and what to do about it."""
+"""A mask that is among the observations alone."""
 
 
 def shows_mask(spec: EnvSpec) -> bool:

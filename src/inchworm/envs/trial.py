@@ -5,7 +5,6 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -18,6 +17,7 @@ from inchworm.envs.gymnasium import RESET_PARTS, STEP_PARTS
 from inchworm.envs.masks import MaskRows, find_mask, gives_by_method
 from inchworm.envs.pool import ObservationReader, first_line, unpack
 from inchworm.errors import EnvironmentContractError, InchwormError
+from inchworm.models.advice import Finding
 from inchworm.spaces import Box, Discrete, EnvSpec
 
 MAX_FEATURES = 100_000
@@ -27,17 +27,6 @@ Answer = tuple[int, str, str, bytes]
 """What a reset or step gave: the observation's checksum, the reward, the flags and the mask."""
 
 FINITE_FIX = "Find the division, root or logarithm that it comes from: updates that meet it are dropped."
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong or suspicious."""
-
-    where: str
-    """What it is about: reward, observation, env.reset, ..."""
-    problem: str
-    fix: str
-    """What to do about it, a sentence of its own."""
 
 
 class Notes:

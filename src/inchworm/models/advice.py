@@ -16,10 +16,11 @@ SELDOM = 5.0
 
 
 @dataclass(frozen=True)
-class Advice:
-    """Something that may keep a policy from learning well."""
+class Finding:
+    """Something wrong with an environment, or that may keep a policy from learning well."""
 
     where: str
+    """What it is about: reward, observation, env.reset, ..."""
     problem: str
     fix: str
     """What to do about it, a sentence of its own."""
@@ -28,13 +29,13 @@ class Advice:
         return f"{self.where}: {self.problem}. {self.fix}"
 
 
-def advise(spec: EnvSpec, settings: ModelSettings, own_network: bool = False) -> list[Advice]:
+def advise(spec: EnvSpec, settings: ModelSettings, own_network: bool = False) -> list[Finding]:
     """What is against the spaces, for a policy of these settings, perhaps with a network of the user's own."""
     seen = [] if own_network else [_of_vector(leaf) for leaf in spaces.leaves(spec.observation_space)]
     boxes = [leaf for leaf in spaces.leaves(spec.action_space) if isinstance(leaf, Box)]
     gaussian = settings.action_distribution == "gaussian"
     return [each for each in seen if each is not None] + [
-        advice for box in boxes if gaussian for advice in _of_bounds(box, first_deviation(settings))
+        found for box in boxes if gaussian for found in _of_bounds(box, first_deviation(settings))
     ]
 
 
@@ -51,17 +52,17 @@ def clipped_at_first(box: Box, deviation: float) -> np.ndarray:
     return 1 - (normal_cdf(high / deviation) - normal_cdf(low / deviation))
 
 
-def _of_vector(leaf: spaces.Leaf) -> Advice | None:
+def _of_vector(leaf: spaces.Leaf) -> Finding | None:
     if not isinstance(leaf, Box) or not may_be_image(leaf):
         return None
-    return Advice(
+    return Finding(
         "observation_space",
         f"a Box of shape {leaf.shape}, {leaf.dtype}, becomes a vector of {leaf.size:,} numbers",
         "If it is an image, give it as bytes of shape (H, W, C): a Box from 0 to 255 of dtype np.uint8.",
     )
 
 
-def _of_bounds(box: Box, deviation: float) -> list[Advice]:
+def _of_bounds(box: Box, deviation: float) -> list[Finding]:
     low, high = spaces.bounds(box)
     infinite = np.isinf(high - low)
     fix = "Give bounds of -1 and 1 and scale inside."
@@ -88,6 +89,6 @@ def _of_bounds(box: Box, deviation: float) -> list[Advice]:
     for faulty, text in found:
         for index in np.flatnonzero(faulty & ~told)[:1]:
             problem = f"number {index} has the range [{low[index]:g}, {high[index]:g}], {text}"
-            advice.append(Advice("action_space", problem, fix))
+            advice.append(Finding("action_space", problem, fix))
         told |= faulty
     return advice
