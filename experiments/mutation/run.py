@@ -5,7 +5,7 @@
     python experiments/mutation/run.py --again rl          what survived there once more, after new tests
     python experiments/mutation/run.py --show rl           the survivors there, each with its line before and after
 
-Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in .work/
+Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in outcomes.jsonl
 as soon as it is there. results.json is written at the end, and by --show.
 
 JAX takes as long to import as most tests to run. So this process imports it once, without starting it, and every mutant
@@ -49,8 +49,7 @@ from cosmic_ray.plugins import get_operator
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SOURCE = Path("src/inchworm")
-RESULTS, WORK = HERE / "results.json", HERE / ".work"
-OUTCOMES = WORK / "outcomes.jsonl"
+RESULTS, OUTCOMES = HERE / "results.json", HERE / "outcomes.jsonl"
 
 PACKAGES = ("rl", "numerics", "algorithms", "collect", "models")
 MORE_TESTS = {
@@ -322,7 +321,6 @@ def main() -> None:
         return
 
     os.nice(15)
-    WORK.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="inchworm-mutation-") as folder:
         trees = [Path(folder) / str(index) for index in range(options.processes)]
         for tree in trees:
