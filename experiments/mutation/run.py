@@ -5,8 +5,8 @@
     python experiments/mutation/run.py --again rl          what survived there once more, after new tests
     python experiments/mutation/run.py --show rl           the survivors there, each with its line before and after
 
-Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in outcomes.jsonl
-as soon as it is there. results.json is written at the end, and by --show.
+Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in
+outcomes.jsonl as soon as it is there. results.json is written at the end, and by --show.
 
 JAX takes as long to import as most tests to run. So this process imports it once, without starting it, and every mutant
 is tested in a fork, in a copy of the tree.
