@@ -76,6 +76,19 @@ def test_a_stream_that_does_not_say_what_it_is_ends_no_training(monkeypatch):
         line.close()
 
 
+def test_a_terminal_that_is_gone_is_given_up_and_the_streams_are_given_back(narrow, monkeypatch):
+    class Gone(Screen):
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("sys.stdout", narrow)
+    line = ProgressLine(100, stream=Gone())
+    line.note("compiling")
+    assert sys.stdout is narrow
+    line.update(100, 1.0, 1.0)
+    line.close()
+
+
 def test_a_training_within_another_leaves_the_streams_as_they_were(narrow, monkeypatch):
     monkeypatch.setattr("sys.stdout", narrow)
     outer = ProgressLine(100, stream=narrow)

@@ -59,9 +59,10 @@ class Terminal:
     def wipe(self) -> None:
         """Makes room where the line stands; it is drawn again with the next change."""
         if self._drawn:
-            self._stream.write(WIPE)
-            self._stream.flush()
             self._drawn = False
+            with contextlib.suppress(OSError, ValueError):  # it may be gone, and who prints elsewhere must not care
+                self._stream.write(WIPE)
+                self._stream.flush()
 
     def close(self, text: str) -> None:
         for name in ("stdout", "stderr"):
@@ -211,10 +212,13 @@ class ProgressLine:
 
     def close(self) -> None:
         """Ends the line, which tells of the last update before."""
+        self._give_up(self._text if self._latest is None else self._describe(*self._latest))
+
+    def _give_up(self, text: str) -> None:
+        display, self._display = self._display, None
         with contextlib.suppress(OSError, ValueError):
-            if self._display is not None:
-                self._display.close(self._text if self._latest is None else self._describe(*self._latest))
-        self._display = None
+            if display is not None:
+                display.close(text)
 
     def _show_state(self) -> None:
         if self._latest is not None and (text := self._describe(*self._latest)) != self._text:
@@ -229,7 +233,7 @@ class ProgressLine:
             if self._display is not None:
                 self._display.show(text)
         except (OSError, ValueError):  # a full disk, a closed pipe, a closed file
-            self._display = None
+            self._give_up(text)
 
     def _describe(self, env_steps: int, seconds: float, mean_return: float | None) -> str:
         total = self._total_steps
