@@ -25,6 +25,14 @@ def normalizers(space: spaces.Space, *obs: np.ndarray) -> observations.Normalize
     return freeze(stats)
 
 
+def test_a_network_of_the_user_s_own_sees_images_of_floats_divided_by_their_bound_and_bytes_as_they_are():
+    pictures = spaces.Box((24, 24, 3), "float32", 0.0, 255.0)
+    obs = np.full((2, 24, 24, 3), 51.0, np.float32)
+    np.testing.assert_allclose(observations.normalize(pictures, (None,), obs), 0.2)
+    frames = spaces.Box((24, 24, 3), "uint8", 0.0, 255.0)
+    assert observations.normalize(frames, (None,), obs.astype(np.uint8)).dtype == np.uint8
+
+
 def test_before_the_first_update_observations_pass_unchanged():
     x = np.float32(rng.uniform(-4, 4, size=(5, 3)))
     np.testing.assert_array_equal(encode(VECTOR, normalizers(VECTOR), x), x)

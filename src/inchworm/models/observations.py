@@ -123,10 +123,15 @@ def freeze(stats: ObsStats) -> Normalizers:
 
 
 def normalize(space: spaces.Space, normalizers: Normalizers, obs: ArrayTree) -> ArrayTree:
-    """The observation with its float leaves scaled, in the space's structure."""
-    leaves = spaces.flatten(space, obs)
-    scaled = [leaf if n is None else n(leaf) for leaf, n in zip(leaves, normalizers, strict=True)]
-    return spaces.unflatten(space, scaled)
+    """The observation with its float leaves scaled, in the space's structure: images by their bound."""
+    parts = zip(spaces.leaves(space), normalizers, spaces.flatten(space, obs), strict=True)
+    return spaces.unflatten(space, [_scaled(*part) for part in parts])
+
+
+def _scaled(leaf: spaces.Leaf, normalizer: Normalizer | None, value: AnyArray) -> AnyArray:
+    if normalizer is not None:
+        return normalizer(value)
+    return scale_by_bound(leaf, value) if is_image(leaf) and _is_float(leaf) else value
 
 
 def encode(space: spaces.Space, normalizers: Normalizers, obs: ArrayTree) -> Float[AnyArray, "*batch F"]:
