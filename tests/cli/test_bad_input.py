@@ -14,6 +14,7 @@ import pytest
 import inchworm as iw
 from inchworm.cli.main import main
 from inchworm.io import checkpoint as checkpoints
+from inchworm.io.words import short
 
 SMALL = ["--num-envs", "2", "--horizon", "16", "--minibatch-size", "16", "--num-epochs", "1", "--hidden-sizes", "8"]
 QUIET = ["--no-video", "--no-progress", "--evaluation-episodes", "0"]
@@ -129,7 +130,7 @@ def test_an_environment_that_keeps_giving_nan_stops_with_a_good_checkpoint_to_go
     message = error_of(capsys, *command)
     assert "10 updates in a row" in message
     run = tmp_path / "faulty-nan" / "ppo" / "x"
-    assert f"`inchworm resume {run} --env faulty:nan` goes on from its last checkpoint" in message
+    assert f"`inchworm resume {short(run)} --env faulty:nan` goes on from its last checkpoint" in message
     newest = checkpoints.list_checkpoints(run / "checkpoints")[-1]
     state = checkpoints.load_checkpoint(newest).state
     assert all(np.isfinite(array).all() for array in state.values() if array.dtype.kind == "f")

@@ -16,6 +16,7 @@ import inchworm as iw
 from inchworm.collect.host import HostRollouts
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.run_folder import RunFolder, read_json
+from inchworm.io.words import short
 
 
 class AlwaysTruncates(gymnasium.Env):
@@ -261,7 +262,7 @@ def test_ctrl_c_in_the_last_iteration_ends_the_program_when_all_is_saved(tmp_pat
     assert RunFolder(folder).complete
     told = capsys.readouterr().out
     assert "Stopped by SIGINT; everything is saved." in told
-    assert f"The run itself is over, after 320 steps:\n  {folder}" in told
+    assert f"The run itself is over, after 320 steps:\n  {short(folder)}" in told
 
 
 class SendsSigterm(AlwaysTruncates):
