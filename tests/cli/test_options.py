@@ -113,7 +113,7 @@ def test_a_help_stays_within_the_terminal(monkeypatch, columns):
         assert all(line.startswith("  --") for line in wide)
         assert columns < 80 or not wide
         shown = " ".join(page.split())
-        assert "--algorithm {ppo,trpo,npg,a2c,reinforce} What moves the policy. Default: " in shown
+        assert "--algorithm {ppo,trpo,npg,a2c,reinforce} How the policy is improved. Default: " in shown
         assert "--activation {tanh,relu}" in shown
         assert "--backend {gymnasium,envpool,ale,jax,gymnax,brax,playground}" in shown
         assert "--seeds INT ..." in shown
