@@ -860,7 +860,7 @@ def test_an_environment_that_fails_in_the_evaluation_costs_neither_run_nor_curve
 def test_the_evaluation_takes_a_tenth_of_the_time_that_training_may_take(tmp_path, monkeypatch):
     clock = iter(range(10**7))
     monkeypatch.setattr("inchworm.runner.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    with pytest.warns(UserWarning, match=r"evaluation was ended after 50 seconds, at \d+ of 1000 episodes; `inchworm"):
+    with pytest.warns(UserWarning, match=r"evaluation was ended after 50 seconds, at \d+ of 1,000 episodes; `inchworm"):
         run = train(tmp_path, evaluation_episodes=1000, max_seconds=1000.0)
     for kind in ("deterministic", "stochastic"):
         assert 0 < len(run.summary[f"evaluation_{kind}"]["returns"]) < 50

@@ -27,7 +27,7 @@ from inchworm.io.policy_file import save_policy
 from inchworm.io.progress import ProgressLine, say
 from inchworm.io.provenance import differing_numerics, provenance
 from inchworm.io.run_folder import RunFolder, create_run_folder, read_json, write_json
-from inchworm.io.words import short
+from inchworm.io.words import count, short
 from inchworm.loop import Ended, Iteration, LiveRun, Observer, Progress, train_loop
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
@@ -123,7 +123,7 @@ class Trainer:
             ends: list[float] = []
 
             def over(episodes: int, kind: str = kind, ends: list[float] = ends) -> bool:
-                self.note(f"{kind} evaluation: {episodes} of {self.evaluation_episodes} episodes")
+                self.note(f"{kind} evaluation: {episodes} of {count(self.evaluation_episodes, 'episode')}")
                 # From the first step on, because what is compiled for it says nothing about the rest.
                 now, end = time.monotonic(), *(ends or [time.monotonic() + seconds])
                 ends[:] = [end]
@@ -138,7 +138,7 @@ class Trainer:
                 call = command("evaluate", self.folder.path, self.config)
                 warn(
                     f"The {kind} evaluation was ended after {seconds:,.0f} seconds, at {len(result.returns)} of "
-                    f"{self.evaluation_episodes} episodes; `{call}` plays all of them."
+                    f"{count(self.evaluation_episodes, 'episode')}; `{call}` has no such limit."
                 )
 
     def _take_up(self, checkpoint: Checkpoint, parent: Path | None) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from inchworm.cli import plot
 from inchworm.cli.main import main
+from inchworm.errors import RunFolderError
+from inchworm.io.run_folder import RunFolder, open_run_folder, write_json
 
 
 @pytest.fixture
@@ -35,6 +37,17 @@ def drawn(monkeypatch):
 
     monkeypatch.setattr(plot, "plot_curves", plot_curves)
     return found
+
+
+def test_a_folder_of_several_seeds_is_no_run_and_names_those_beside_it(tmp_path):
+    group = tmp_path / "a-seeds"
+    group.mkdir()
+    write_json(RunFolder(group).summary, {"runs": ["a-seed0", "a-seed1"]})
+    with pytest.raises(RunFolderError, match=r"is that of several seeds together\. .*: a-seed0, a-seed1\."):
+        open_run_folder(group)
+    write_json(RunFolder(group).summary, {"runs": ["..", "a-seed1"]})
+    with pytest.raises(RunFolderError, match="is not a run's folder"):
+        open_run_folder(group)
 
 
 def test_of_all_folders_runs_and_groups_are_drawn_and_the_others_warned_of(folder, drawn, capsys):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from inchworm.api import load
 from inchworm.cli.options import Argument, read_options
-from inchworm.io.words import format_return, with_spread
+from inchworm.io.words import count, format_return, with_spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,6 @@ def main(arguments: list[str]) -> int:
         print(
             f"  {kind:<13}  return {with_spread(result.mean, result.std)}  (from "
             f"{format_return(min(result.returns))} to {format_return(max(result.returns))}, "
-            f"{len(result.returns)} episodes{cut})"
+            f"{count(len(result.returns), 'episode')}{cut})"
         )
     return 0

@@ -11,7 +11,7 @@ from inchworm.cli.report import columns
 from inchworm.errors import CheckpointError, RunFolderError
 from inchworm.io.curve import plot_curves
 from inchworm.io.loggers import read_metrics
-from inchworm.io.run_folder import RunFolder, open_run_folder, read_json
+from inchworm.io.run_folder import RunFolder, open_run_folder, read_json, runs_of_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +76,12 @@ def _read(path: Path) -> _Drawn:
     folder = RunFolder(path)
     if folder.config.exists() or not folder.summary.exists():
         return _Drawn(path, [open_run_folder(path)], str(read_json(folder.config).get("env")), False)
-    summary = read_json(folder.summary)
-    names = summary.get("runs")
-    names = names if isinstance(names, list) else []
-    if not names or not all(
-        isinstance(name, str) and name not in (".", "..") and Path(name).name == name for name in names
-    ):
-        raise CheckpointError("summary.json", str(path), "names no runs of a group", "Name the runs' folders.")
-    runs = [open_run_folder(path.parent / name) for name in names]
-    return _Drawn(path, runs, str(summary.get("env")), True)
+    runs = [open_run_folder(run.path) for run in runs_of_group(path)]
+    return _Drawn(path, runs, str(read_json(folder.summary).get("env")), True)
 
 
 def _without_repeats(drawn: Sequence[_Drawn]) -> list[_Drawn]:
-    """Without runs that are drawn in their group."""
-    grouped = {run.path.resolve() for one in drawn if one.is_group for run in one.runs}
-    return [one for one in drawn if one.is_group or one.folder.resolve() not in grouped]
+    """Without what is named twice, and runs that are drawn in their group."""
+    once = list({one.folder.resolve(): one for one in drawn}.values())
+    grouped = {run.path.resolve() for one in once if one.is_group for run in one.runs}
+    return [one for one in once if one.is_group or one.folder.resolve() not in grouped]

@@ -128,5 +128,5 @@ def envpool_view(env: str, kwargs: dict[str, Any]) -> SingleView:
 
     pool = make_envpool(env, kwargs, 1, [0], 1)
     # The modules are told apart by its registry alone: the class of every pool is made at run time.
-    module = envpool.registration.registry.specs[env][0]
+    module = envpool.registration.registry.specs[env][0]  # pyright: ignore[reportAttributeAccessIssue]
     return SingleView(pool, spec_of(pool), restart, module, pool.config.get("max_episode_steps"))

@@ -167,11 +167,26 @@ def open_run_folder(path: Path) -> RunFolder:
         RunFolderError: there is no run.
     """
     folder = RunFolder(path)
-    if not folder.config.is_file():
-        raise RunFolderError(
-            "run", str(path), "is not a run's folder: it has no config.json", "Name a folder below runs/."
-        )
-    return folder
+    if folder.config.is_file():
+        return folder
+    problem, fix = "is not a run's folder: it has no config.json", "Name a folder below runs/."
+    with contextlib.suppress(CheckpointError):
+        names = ", ".join(run.path.name for run in runs_of_group(path)[:5])
+        problem, fix = "is that of several seeds together", f"Name one of its runs, beside it: {names}."
+    raise RunFolderError("run", str(path), problem, fix)
+
+
+def runs_of_group(path: Path) -> list[RunFolder]:
+    """The folders of runs that differ by their seeds, which lie beside that of all of them.
+
+    Raises:
+        CheckpointError: it names none.
+    """
+    names = read_json(RunFolder(path).summary).get("runs")
+    names = names if isinstance(names, list) else []
+    if not names or not all(isinstance(name, str) and re.fullmatch(r"[^./\0][^/\0]*", name) for name in names):
+        raise CheckpointError("summary.json", str(path), "names no runs of a group", "Name the runs' folders.")
+    return [RunFolder(path.parent / name) for name in names]
 
 
 def write_json(path: Path, document: Any) -> None:

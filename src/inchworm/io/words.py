@@ -18,6 +18,11 @@ def with_spread(mean: float, deviation: float) -> str:
     return " ± ".join(f"{value:,.1f}" if large else f"{value:.3g}" for value in (mean, deviation))
 
 
+def count(number: int, noun: str) -> str:
+    """As `1 episode` or `20 episodes`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
 def short(path: Path) -> str:
     """A path from the current folder, where that is shorter."""
     return min(os.path.relpath(path), str(path), key=len)
@@ -49,7 +54,7 @@ def scores(summary: dict[str, Any]) -> dict[str, str]:
             told[kind] = (
                 f"{with_spread(evaluation['mean'], evaluation['std'])} over "
                 + (f"{played}" if played == asked else f"{played} of {asked}")
-                + " episodes"
+                + (" episode" if asked == 1 else " episodes")
                 + (f", {cut} cut at its step limit" if cut else "")
             )
     return told
@@ -60,7 +65,7 @@ def final_return(summary: dict[str, Any]) -> str:
     if summary["return_100"] is None:
         return "no episode has ended"
     over = summary.get("return_over")
-    return f"{format_return(summary['return_100'])} over the last {over} of {summary['episodes']:,} episodes"
+    return f"{format_return(summary['return_100'])} over the last {over} of {count(summary['episodes'], 'episode')}"
 
 
 def group_scores(summary: dict[str, Any]) -> dict[str, str]:
