@@ -1,6 +1,5 @@
 """`inchworm plot RUN [RUN ...]`."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from inchworm.errors import CheckpointError, RunFolderError
 from inchworm.io.curve import plot_curves
 from inchworm.io.loggers import read_metrics
 from inchworm.io.run_folder import RunFolder, open_run_folder, read_json, runs_of_group
+from inchworm.warning import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def _found(paths: Sequence[Path]) -> list[_Drawn]:
     if not found:
         raise errors[0]
     for error in errors:
-        warnings.warn(f"A folder is passed over: {error}", stacklevel=1)
+        warn(f"A folder is passed over: {error}")
     return found
 
 

@@ -53,8 +53,8 @@ def scores(summary: dict[str, Any]) -> dict[str, str]:
             asked = evaluation.get("asked", played)
             told[kind] = (
                 f"{with_spread(evaluation['mean'], evaluation['std'])} over "
-                + (f"{played}" if played == asked else f"{played} of {asked}")
-                + (" episode" if asked == 1 else " episodes")
+                + ("" if played == asked else f"{played} of ")
+                + count(asked, "episode")
                 + (f", {cut} cut at its step limit" if cut else "")
             )
     return told
@@ -64,7 +64,7 @@ def final_return(summary: dict[str, Any]) -> str:
     """The final score: the mean return of the last 100 episodes, or of as many as there were."""
     if summary["return_100"] is None:
         return "no episode has ended"
-    over = summary.get("return_over")
+    over = summary.get("return_over", min(summary["episodes"], 100))  # which older summaries do not have
     return f"{format_return(summary['return_100'])} over the last {over} of {count(summary['episodes'], 'episode')}"
 
 
