@@ -166,11 +166,32 @@ def tests_of(module: str) -> list[list[str]]:
     return [files for files in (rounds[:2] if rounds[0] else rounds) if files]
 
 
-class OnlyReadCache:
-    """Programs of mutants are not worth keeping."""
+class Stopwatch:
+    """Writes how long each test takes, for `QuickestFirst`."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._seconds = file, Counter[str]()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        with self._file.open("a") as file:
+            file.writelines(json.dumps([test, seconds]) + "\n" for test, seconds in self._seconds.items())
+
+
+class QuickestFirst:
+    """Runs the quickest tests first: most mutants are killed by many. Programs of mutants are not worth keeping."""
+
+    def __init__(self, file: Path) -> None:
+        self._seconds = dict(json.loads(line) for line in file.read_text().splitlines())
 
     def pytest_configure(self) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self._seconds.get(item.nodeid, 0.0))
 
 
 def start_tests(tree: Path, rounds: list[list[str]], plugins: list[Any]) -> int:
@@ -210,13 +231,16 @@ def put(tree: Path, module: str, code: str) -> None:
         stale.unlink()
 
 
+Outcome = tuple[Mutant, str, float]
+
+
 class Running(NamedTuple):
     tree: Path
     mutant: Mutant
     started: float
 
 
-def test_all(waiting: list[Mutant], limits: dict[str, float], trees: list[Path]) -> Iterator[tuple[Mutant, str, float]]:
+def test_all(waiting: list[Mutant], limit: float, order: QuickestFirst, trees: list[Path]) -> Iterator[Outcome]:
     """Each mutant with its outcome, "killed", "timeout" or "survived", and the seconds it took."""
     free, running = list(trees), dict[int, Running]()
     waiting = waiting[::-1]
@@ -225,12 +249,12 @@ def test_all(waiting: list[Mutant], limits: dict[str, float], trees: list[Path])
             while waiting and free:
                 mutant, tree = waiting.pop(), free.pop()
                 put(tree, mutant.module, mutant.code)
-                child = start_tests(tree, tests_of(mutant.module), [OnlyReadCache()])
+                child = start_tests(tree, tests_of(mutant.module), [order])
                 running[child] = Running(tree, mutant, time.monotonic())
             time.sleep(0.02)
             for child, (tree, mutant, started) in list(running.items()):
                 seconds = time.monotonic() - started
-                late = seconds > limits[mutant.module]
+                late = seconds > limit
                 if late:
                     os.killpg(child, signal.SIGKILL)
                 done, status = os.waitpid(child, 0 if late else os.WNOHANG)
@@ -244,13 +268,14 @@ def test_all(waiting: list[Mutant], limits: dict[str, float], trees: list[Path])
             os.killpg(child, signal.SIGKILL)
 
 
-def time_without_errors(module: str, tree: Path) -> float:
-    """Seconds that the module's tests take; all of them must pass."""
-    started = time.monotonic()
-    _, status = os.waitpid(start_tests(tree, tests_of(module), []), 0)
+def time_without_errors(module: str, tree: Path) -> tuple[float, QuickestFirst]:
+    """Seconds that the module's tests take, and their order; all of them must pass."""
+    started, durations = time.monotonic(), tree / "durations.jsonl"
+    durations.unlink(missing_ok=True)
+    _, status = os.waitpid(start_tests(tree, tests_of(module), [Stopwatch(durations)]), 0)
     if status:
         raise SystemExit(f"the tests of {module} fail without any error in it:\n{(tree / 'output.txt').read_text()}")
-    return time.monotonic() - started
+    return time.monotonic() - started, QuickestFirst(durations)
 
 
 def outcomes() -> dict[tuple[str, str], str]:
@@ -330,8 +355,8 @@ def main() -> None:
             waiting = [one for one in mutants(module) if known.get((module, one.name)) in wanted]
             if not waiting:
                 continue
-            limits = {module: 20.0 + 4.0 * time_without_errors(module, trees[0])}
-            for mutant, outcome, seconds in test_all(waiting, limits, trees):
+            alone, order = time_without_errors(module, trees[0])
+            for mutant, outcome, seconds in test_all(waiting, 20.0 + 4.0 * alone, order, trees):
                 row = {"module": module, "mutant": mutant.name, "outcome": outcome, "seconds": round(seconds, 1)}
                 with OUTCOMES.open("a") as file:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -221,6 +221,12 @@ def test_the_mode_of_a_flat_beta_is_its_middle_and_of_a_sloping_one_just_inside_
     np.testing.assert_allclose(mode[:, 0], [0.5, 1e-6, 1 - 1e-6], rtol=1e-6)
 
 
+def test_the_mode_of_a_flat_beta_divides_by_no_zero_on_the_way():
+    flat = jnp.ones((1, 1))
+    with jax.debug_nans(True):
+        np.testing.assert_array_equal(Beta(flat, flat).mode(), [[0.5]])
+
+
 def test_the_tanh_gaussian_s_mode_is_the_median_of_what_it_squashes():
     distribution = CASES["tanh-gaussian"][0]
     medians = [p.ppf(0.5) for p in exact(distribution, 0)]
@@ -748,6 +754,57 @@ def test_the_tolerance_grows_with_the_logits_of_what_is_allowed(kind):
     assert 1e-4 < masked <= tolerance
 
 
+def tolerance_by_hand(distribution, rounding):
+    """What the docstrings of `log_prob_tolerance` derive, in double precision."""
+    match distribution:
+        case Categorical():
+            return 1e-4 + 2 * (2e-6 + rounding * np.abs(distribution.logits).max())
+        case MultiCategorical():
+            return len(distribution.nvec) * tolerance_by_hand(Categorical(distribution.logits), rounding)
+        case Bernoulli():
+            return distribution.logits.shape[-1] * tolerance_by_hand(Categorical(distribution.logits), rounding)
+        case Product():
+            return sum(tolerance_by_hand(part, rounding) for part in distribution.parts)
+        case Beta(alpha=alpha, beta=beta):
+            shapes, both = np.float64(np.concatenate([alpha, beta], axis=-1)), np.float64(alpha) + beta
+            squares = (2e-6 + rounding * shapes) ** 2 * (1 / shapes + 1 / shapes**2)
+            x = np.sqrt(squares.sum(axis=-1).max())
+            return 1e-4 + 4e-7 * (both * np.log(both)).sum(axis=-1).max() + 5 * x + x**2 / 2
+        case DiagonalGaussian(mean=mean, log_std=log_std) | TanhGaussian(mean=mean, log_std=log_std):
+            of_log_std = 2e-6 + rounding * np.abs(log_std).max() if log_std.ndim == mean.ndim else 0.0
+            of_mean = 2e-6 + rounding * np.abs(mean).reshape((-1, mean.shape[-1])).max(axis=0)
+            narrowest = np.float64(log_std).reshape((-1, mean.shape[-1])).min(axis=0)
+            x = np.linalg.norm(of_mean * np.exp(of_log_std - narrowest))
+            return 1e-4 + 5 * x + x**2 / 2 + 24 * of_log_std
+
+
+@pytest.mark.parametrize("rounding", [1e-6, 2.0**-7, 0.3])
+@every_case
+def test_tolerances_are_those_that_are_derived_by_hand(name, rounding):
+    distribution = in_two_rows(CASES[name][0])
+    found = on_jax(distribution).log_prob_tolerance(rounding)
+    np.testing.assert_allclose(found, tolerance_by_hand(distribution, rounding), rtol=1e-5)
+
+
+def test_what_is_forbidden_widens_no_tolerance():
+    logits = np.float32([[0.5, -0.25, 0.125]])
+    masked = Categorical.masked(logits, np.array([[True, True, False]]))
+    np.testing.assert_allclose(on_jax(masked).log_prob_tolerance(0.1), 1e-4 + 2 * (2e-6 + 0.1 * 0.5), rtol=1e-5)
+
+
+def in_two_rows(tree):
+    """A batch of 6 as one of (2, 3); what all states share stays."""
+    return jax.tree.map(lambda leaf: leaf.reshape((2, 3, *leaf.shape[1:])) if len(leaf) == 6 else leaf, tree)
+
+
+@every_case
+def test_a_batch_of_two_dimensions_has_the_numbers_of_one(name):
+    alone, folded = quantities(*CASES[name]), quantities(*in_two_rows(CASES[name]))
+    for path, leaf in jax.tree.leaves_with_path(in_two_rows(alone)):
+        found = dict(jax.tree.leaves_with_path(folded))[path]
+        np.testing.assert_allclose(found, leaf, rtol=1e-6, atol=1e-6, err_msg=jax.tree_util.keystr(path))
+
+
 @pytest.mark.parametrize("kind", [DiagonalGaussian, TanhGaussian])
 @pytest.mark.parametrize("log_std", [-20.0, -16.0, -10.0, -5.0, 0.0, 2.0])
 def test_the_tolerance_allows_means_rounded_differently_however_narrow_the_distribution(kind, log_std):
@@ -762,3 +819,7 @@ def test_the_tolerance_allows_means_rounded_differently_however_narrow_the_distr
 def test_a_bit_is_set_where_its_logit_and_its_noise_come_to_more_than_zero():
     bits = Bernoulli(np.float32([0.5, 0.5, -0.5, -0.5])).sample_from(np.float32([-0.6, -0.4, 0.6, 0.4]))
     np.testing.assert_array_equal(bits, [0, 1, 1, 0])
+
+
+def test_a_bit_that_is_as_likely_as_not_is_zero_by_mode():
+    np.testing.assert_array_equal(Bernoulli(np.float32([0.0, 1e-6, -1e-6])).mode(), [0, 1, 0])
