@@ -781,7 +781,7 @@ def tolerance_by_hand(distribution, rounding):
 @pytest.mark.parametrize("rounding", [1e-6, 2.0**-7, 0.3])
 @every_case
 def test_tolerances_are_those_that_are_derived_by_hand(name, rounding):
-    distribution = in_two_rows(CASES[name][0])
+    distribution = in_three_rows(CASES[name][0])
     found = on_jax(distribution).log_prob_tolerance(rounding)
     np.testing.assert_allclose(found, tolerance_by_hand(distribution, rounding), rtol=1e-5)
 
@@ -792,15 +792,15 @@ def test_what_is_forbidden_widens_no_tolerance():
     np.testing.assert_allclose(on_jax(masked).log_prob_tolerance(0.1), 1e-4 + 2 * (2e-6 + 0.1 * 0.5), rtol=1e-5)
 
 
-def in_two_rows(tree):
-    """A batch of 6 as one of (2, 3); what all states share stays."""
-    return jax.tree.map(lambda leaf: leaf.reshape((2, 3, *leaf.shape[1:])) if len(leaf) == 6 else leaf, tree)
+def in_three_rows(tree):
+    """A batch of 6 as one of (3, 2); what all states share stays."""
+    return jax.tree.map(lambda leaf: leaf.reshape((3, 2, *leaf.shape[1:])) if len(leaf) == 6 else leaf, tree)
 
 
 @every_case
 def test_a_batch_of_two_dimensions_has_the_numbers_of_one(name):
-    alone, folded = quantities(*CASES[name]), quantities(*in_two_rows(CASES[name]))
-    for path, leaf in jax.tree.leaves_with_path(in_two_rows(alone)):
+    alone, folded = quantities(*CASES[name]), quantities(*in_three_rows(CASES[name]))
+    for path, leaf in jax.tree.leaves_with_path(in_three_rows(alone)):
         found = dict(jax.tree.leaves_with_path(folded))[path]
         np.testing.assert_allclose(found, leaf, rtol=1e-6, atol=1e-6, err_msg=jax.tree_util.keystr(path))
 
