@@ -955,14 +955,16 @@ def test_an_evaluation_side_by_side_that_is_cut_tells_nothing_because_the_shorte
 
 
 def test_commands_that_are_printed_can_be_typed(tmp_path):
-    config = train(tmp_path).config
+    run = train(tmp_path)
+    config, source = run.config, run.source
     folder = tmp_path / "my runs" / "a"
-    assert command("resume", folder, config).endswith("my runs/a'")
-    own = dataclasses.replace(config, env="mine:make")
-    assert command("evaluate", folder, own).endswith(" --env mine:make")
+    assert command("resume", folder, config, source).endswith("my runs/a'")
+    own = dataclasses.replace(source, name="mine:make", kwargs={"map": "a/b"})
+    expected = ' --env mine:make --env-kwargs \'{"map": "a/b"}\''
+    assert command("evaluate", folder, config, own).endswith(expected)
     made = dataclasses.replace(config, env_by_id=False)
-    assert command("resume", folder, made) == f"iw.resume({str(folder)!r}, env=...)"
-    assert command("evaluate", folder, made) == f"iw.load({str(folder)!r}).evaluate(env=...)"
+    assert command("resume", folder, made, source) == f"iw.resume({str(folder)!r}, env=...)"
+    assert command("evaluate", folder, made, source) == f"iw.load({str(folder)!r}).evaluate(env=...)"
 
 
 def test_a_class_of_settings_in_place_of_settings_is_told_to_be_called(tmp_path):

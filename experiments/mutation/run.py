@@ -8,8 +8,9 @@
 Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in
 outcomes.jsonl as soon as it is there. results.json is written at the end, and by --show.
 
-JAX takes as long to import as most tests to run. So this process imports it once, without starting it, and every mutant
-is tested in a fork, in a copy of the tree.
+JAX and the tests take longer to import than most tests to run. So one process imports them, without starting JAX, and
+each mutant is tested in a fork of it (forks.py); those outside of functions in a fork that imports the package from a
+copy of the tree, and so are survivors with --again.
 """
 
 import argparse
@@ -25,10 +26,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 # XLA sizes its thread pool by NPROC when JAX is imported, as tests/conftest.py says.
 os.environ["NPROC"] = "1"
@@ -45,11 +46,13 @@ from beartype import beartype  # noqa: F401
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
+from forks import Forks, sort_by_duration
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SOURCE = Path("src/inchworm")
 RESULTS, OUTCOMES = HERE / "results.json", HERE / "outcomes.jsonl"
+DURATIONS = "durations.txt"
 
 PACKAGES = ("rl", "numerics", "algorithms", "collect", "models")
 MORE_TESTS = {
@@ -147,55 +150,41 @@ def difference(source: str, code: str) -> str:
     return f"{before}  ->  {after}"
 
 
-def tests_of(module: str) -> list[list[str]]:
-    """The test files for a module, in rounds: its own and those that name it; without its own, all of its package."""
+def tests_of(module: str) -> list[str]:
+    """The test files for a module: its own, those of its package that import from it, and what `MORE_TESTS` names.
+
+    Without any of these, all of its package.
+    """
     package, *_, stem = module.split("/")
     holder = ".".join(module.split("/")[:-1])
     names = (f"{holder}.{stem} import", f"{holder} import {stem}", *([f"{holder} import"] if "." in holder else []))
-
-    def distance(path: Path) -> int:
-        if path.stem == f"test_{stem}":
-            return 0
-        return 1 if any(f"from inchworm.{name}" in path.read_text() for name in names) else 2
-
-    rounds: list[list[str]] = [[], [], []]
-    for path in sorted((ROOT / "tests" / package).glob("test_*.py")):
-        rounds[distance(path)].append(path.relative_to(ROOT).as_posix())
-    for prefix, files in MORE_TESTS.items():
-        rounds[1] += files if f"{module}/".startswith(f"{prefix}/") else ()
-    return [files for files in (rounds[:2] if rounds[0] else rounds) if files]
-
-
-class Stopwatch:
-    """Writes how long each test takes, for `QuickestFirst`."""
-
-    def __init__(self, file: Path) -> None:
-        self._file, self._seconds = file, Counter[str]()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._seconds[report.nodeid] += report.duration
-
-    def pytest_sessionfinish(self) -> None:
-        with self._file.open("a") as file:
-            file.writelines(json.dumps([test, seconds]) + "\n" for test, seconds in self._seconds.items())
+    all_files = [path.relative_to(ROOT) for path in sorted((ROOT / "tests" / package).glob("test_*.py"))]
+    files = [
+        path.as_posix()
+        for path in all_files
+        if path.stem == f"test_{stem}" or any(f"from inchworm.{name}" in (ROOT / path).read_text() for name in names)
+    ]
+    for prefix, more in MORE_TESTS.items():
+        files += [one for one in more if f"{module}/".startswith(f"{prefix}/") and one not in files]
+    return files or [path.as_posix() for path in all_files]
 
 
 class QuickestFirst:
-    """Runs the quickest tests first: most mutants are killed by many. Programs of mutants are not worth keeping."""
+    """Sorts the tests by what they take without any error. Programs of mutants are not worth keeping."""
 
-    def __init__(self, file: Path) -> None:
-        self._seconds = dict(json.loads(line) for line in file.read_text().splitlines())
+    def __init__(self, durations: Path) -> None:
+        self._durations = durations
 
     def pytest_configure(self) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: self._seconds.get(item.nodeid, 0.0))
+        sort_by_duration(items, self._durations)
 
 
-def start_tests(tree: Path, rounds: list[list[str]], plugins: list[Any]) -> int:
-    """A process that runs the tests in a tree and stops at the first that fails; its exit status is pytest's."""
+def start_tests(tree: Path, module: str, plugin: Any) -> int:
+    """A process that runs the tests of a module in a tree, up to the first that fails; its exit status is pytest's."""
     child = os.fork()
     if child:
         return child
@@ -208,12 +197,38 @@ def start_tests(tree: Path, rounds: list[list[str]], plugins: list[Any]) -> int:
     sys.path.insert(0, str(tree / "src"))
     status = 3
     try:
-        for files in rounds:
-            status = int(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *files], plugins))
-            if status:
-                break
+        how = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
+        status = int(pytest.main([*how, *tests_of(module)], [plugin]))
     finally:
         os._exit(status)
+
+
+def test_in_forks(module: str, waiting: list[Mutant], tree: Path, processes: int) -> None:
+    """Tests what `Forks` can of these, and writes to the tree how long tests take without any error."""
+    stdout = os.dup(1)
+
+    def tell(index: int, outcome: str, seconds: float) -> None:
+        os.write(stdout, note(waiting[index], outcome, seconds).encode())
+
+    path = tree / SOURCE / f"{module}.py"
+    forks = Forks(path, [one.code for one in waiting], processes, tree / DURATIONS, tell)
+    with mock.patch.object(jax, "devices"):  # a process that has started JAX cannot be forked
+        holder = start_tests(tree, module, forks)
+    try:
+        _, status = os.waitpid(holder, 0)
+    except BaseException:
+        os.killpg(holder, signal.SIGTERM)
+        raise
+    if status:
+        raise SystemExit(f"the tests of {module} fail without any error:\n{(tree / 'output.txt').read_text()}")
+
+
+def note(mutant: Mutant, outcome: str, seconds: float) -> str:
+    """Keeps an outcome, and returns it in words."""
+    row = {"module": mutant.module, "mutant": mutant.name, "outcome": outcome, "seconds": round(seconds, 1)}
+    with OUTCOMES.open("a") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return f"{outcome:9}{seconds:6.1f} s  {mutant.module}: {mutant.name}\n"
 
 
 def copy_tree(tree: Path) -> None:
@@ -231,25 +246,23 @@ def put(tree: Path, module: str, code: str) -> None:
         stale.unlink()
 
 
-Outcome = tuple[Mutant, str, float]
-
-
 class Running(NamedTuple):
     tree: Path
     mutant: Mutant
     started: float
 
 
-def test_all(waiting: list[Mutant], limit: float, order: QuickestFirst, trees: list[Path]) -> Iterator[Outcome]:
-    """Each mutant with its outcome, "killed", "timeout" or "survived", and the seconds it took."""
-    free, running = list(trees), dict[int, Running]()
-    waiting = waiting[::-1]
+def test_in_trees(module: str, waiting: list[Mutant], trees: list[Path]) -> None:
+    """Tests each in a process that imports it from a tree of its own."""
+    durations = trees[0] / DURATIONS
+    limit = 40.0 + 4.0 * sum(float(line.split(" ", 1)[0]) for line in durations.read_text().splitlines())
+    free, running, waiting = list(trees), dict[int, Running](), waiting[::-1]
     try:
         while waiting or running:
             while waiting and free:
                 mutant, tree = waiting.pop(), free.pop()
-                put(tree, mutant.module, mutant.code)
-                child = start_tests(tree, tests_of(mutant.module), [order])
+                put(tree, module, mutant.code)
+                child = start_tests(tree, module, QuickestFirst(durations))
                 running[child] = Running(tree, mutant, time.monotonic())
             time.sleep(0.02)
             for child, (tree, mutant, started) in list(running.items()):
@@ -260,22 +273,12 @@ def test_all(waiting: list[Mutant], limit: float, order: QuickestFirst, trees: l
                 done, status = os.waitpid(child, 0 if late else os.WNOHANG)
                 if done:
                     del running[child]
-                    put(tree, mutant.module, (ROOT / SOURCE / f"{mutant.module}.py").read_text())
+                    put(tree, module, (ROOT / SOURCE / f"{module}.py").read_text())
                     free.append(tree)
-                    yield mutant, "timeout" if late else "killed" if status else "survived", seconds
+                    print(note(mutant, "timeout" if late else "killed" if status else "survived", seconds), end="")
     finally:
         for child in running:
             os.killpg(child, signal.SIGKILL)
-
-
-def time_without_errors(module: str, tree: Path) -> tuple[float, QuickestFirst]:
-    """Seconds that the module's tests take, and their order; all of them must pass."""
-    started, durations = time.monotonic(), tree / "durations.jsonl"
-    durations.unlink(missing_ok=True)
-    _, status = os.waitpid(start_tests(tree, tests_of(module), [Stopwatch(durations)]), 0)
-    if status:
-        raise SystemExit(f"the tests of {module} fail without any error in it:\n{(tree / 'output.txt').read_text()}")
-    return time.monotonic() - started, QuickestFirst(durations)
 
 
 def outcomes() -> dict[tuple[str, str], str]:
@@ -353,14 +356,10 @@ def main() -> None:
         for module in chosen:
             wanted = {None, "survived"} if options.again else {None}
             waiting = [one for one in mutants(module) if known.get((module, one.name)) in wanted]
-            if not waiting:
-                continue
-            alone, order = time_without_errors(module, trees[0])
-            for mutant, outcome, seconds in test_all(waiting, 20.0 + 4.0 * alone, order, trees):
-                row = {"module": module, "mutant": mutant.name, "outcome": outcome, "seconds": round(seconds, 1)}
-                with OUTCOMES.open("a") as file:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                print(f"{outcome:9}{seconds:6.1f} s  {module}: {mutant.name}", flush=True)
+            if waiting:
+                test_in_forks(module, [] if options.again else waiting, trees[0], options.processes)
+                tested = set() if options.again else outcomes().keys()
+                test_in_trees(module, [one for one in waiting if (module, one.name) not in tested], trees)
     write_results()
 
 

@@ -138,6 +138,7 @@ def resume(
     path: str | Path,
     env: Any = None,
     *,
+    env_kwargs: dict[str, Any] | None = None,
     total_steps: int | None = None,
     which: str = "last",
     evaluation_episodes: int = 20,
@@ -155,6 +156,7 @@ def resume(
         path: the run's folder.
         env: the environment again, where the run was started with a function or class; with a larger budget it may be
             another one of the same spaces.
+        env_kwargs: its keyword arguments again, where those of the run may name files or modules.
         total_steps: a larger budget makes a new run, which names the old one as its parent, where that was made, or
             beside its folder if that was moved.
         which: "last", or "best" to make a new run that goes on from the checkpoint with the highest mean return.
@@ -176,7 +178,7 @@ def resume(
     checkpoint = _checkpoint(folder, which)
     _check_unedited(config, checkpoint)
     _check_return(config, checkpoint)
-    source = source_of(config, env)
+    source = source_of(config, env, env_kwargs)
     check_fits(source, _spaces_of(checkpoint))
     longer, parent = total_steps not in (None, config.total_steps), None
     out = out_of(path, config.env, config.algorithm_name)
@@ -195,13 +197,18 @@ def resume(
         config = dataclasses.replace(
             config, env=source.name, env_kwargs=source.kwargs, env_by_id=source.by_id, backend=source.backend
         )
-    elif config.env_by_id and source.name != config.env:
-        raise ConfigError(
-            "env",
-            source.name,
-            f"is not what the run was trained in, {config.env}",
-            "Leave it out; with a larger total_steps it makes a new run.",
-        )
+    else:
+        before = {"env": config.env} if config.env_by_id else {}
+        before |= {"env_kwargs": config.env_kwargs} if env_kwargs is not None else {}
+        now = {"env": source.name, "env_kwargs": source.kwargs}
+        for field in before:
+            if now[field] != before[field]:
+                raise ConfigError(
+                    field,
+                    now[field],
+                    f"is not what the run was trained in, {before[field]}",
+                    "Leave it out; with a larger total_steps it makes a new run.",
+                )
     own, callbacks = OwnParts(network, optimizer), _callbacks(on_iteration)
     own.check_given_again(config)
     with contextlib.closing(make_collector([config], source, own)) as collector:
@@ -243,8 +250,15 @@ def load(path: str | Path, *, which: str = "last", network: CustomNetwork | None
     return Run(folder.path, config, policy, summary)
 
 
-def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any = None) -> tuple[Path, int, float]:
-    """Writes a video of the policy's first 300 steps in an episode.
+def record(
+    run: Run,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    env: Any = None,
+    env_kwargs: dict[str, Any] | None = None,
+) -> tuple[Path, int, float]:
+    """Writes a video of the policy's first 300 steps in an episode; `env` and `env_kwargs` are as in `Run.evaluate`.
 
     Returns:
         The video's path, its number of frames, and the return up to the last of them.
@@ -255,7 +269,7 @@ def record(run: Run, *, out: str | Path | None = None, seed: int = 0, env: Any =
     check_integer("seed", seed, 0, 2**32 - 1)
     path = RunFolder(run.folder).video if out is None else check_path("out", out)
     check_output("out", path, (".mp4",))
-    source = run.environments(env)
+    source = run.environments(env, env_kwargs)
     if not source.draws:
         raise EnvironmentContractError(
             "env",

@@ -1,5 +1,7 @@
 """A finished run: its policy, and what it came to."""
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,21 +43,34 @@ class Run:
         return as_html(title, scores(self.summary) | {"folder": str(self.folder)}, RunFolder(self.folder).curve)
 
     def evaluate(
-        self, *, episodes: int = 20, deterministic: bool = True, seed: int | None = None, env: Any = None
+        self,
+        *,
+        episodes: int = 20,
+        deterministic: bool = True,
+        seed: int | None = None,
+        env: Any = None,
+        env_kwargs: dict[str, Any] | None = None,
     ) -> Evaluation:
         """Returns of whole episodes in environments apart from training.
 
-        `env` is needed where the run was loaded and its environment is code of your own.
+        `env` is needed where the run was loaded and its environment is code of your own; `env_kwargs` where it was
+        loaded and they may name files or modules.
         """
-        return evaluate_until(self, never, episodes=episodes, deterministic=deterministic, seed=seed, env=env)
+        how: dict[str, Any] = {"episodes": episodes, "deterministic": deterministic, "seed": seed}
+        return evaluate_until(self, never, env=env, env_kwargs=env_kwargs, **how)
 
-    def environments(self, env: Any = None) -> EnvSource:
+    def environments(self, env: Any = None, env_kwargs: dict[str, Any] | None = None) -> EnvSource:
         """Where environments like the run's come from: what is given, or what it was trained in.
 
         Raises:
-            ConfigError: the policy does not fit them.
+            ConfigError: the policy does not fit them, or what makes them has to be given again.
         """
-        source = self.source if env is None and self.source is not None else source_of(self.config, env)
+        if self.source is not None and env is None and env_kwargs is None:
+            source = self.source
+        else:
+            if env_kwargs is None and self.source is not None and not is_object(env):
+                env_kwargs = self.source.kwargs  # which the user has given in this process
+            source = source_of(self.config, env, env_kwargs)
         check_fits(source, EnvSpec(self.policy.observation_space, self.policy.action_space))
         return source
 
@@ -72,31 +87,61 @@ def evaluate_until(
     deterministic: bool,
     seed: int | None = None,
     env: Any = None,
+    env_kwargs: dict[str, Any] | None = None,
 ) -> Evaluation:
     """As `Run.evaluate`, of the episodes that end before `over` says so, which is told how many have."""
     episodes = check_integer("episodes", episodes, 1)
     seed = run.config.seed if seed is None else check_integer("seed", seed, 0, 2**32 - 1)
-    source = run.environments(env)
+    source = run.environments(env, env_kwargs)
     how: dict[str, Any] = {"episodes": episodes, "deterministic": deterministic, "seed": seed, "over": over}
     if source.jax_env is not None:
         return evaluate_at_once(run.policy, source.jax_env, **how)
     return evaluate(run.policy, factory_of(source), **how)
 
 
-def source_of(config: RunConfig, env: Any) -> EnvSource:
-    """The environment of a run: by its id, or as the user gives it again."""
-    if env is not None:
-        by_id = isinstance(env, str) and ":" not in env
-        return env_source(env, None if is_object(env) else config.env_kwargs, config.backend if by_id else None)
-    if config.env_by_id and ":" not in config.env:
-        return env_source(config.env, config.env_kwargs, config.backend)
-    # Importing a module because a file names it would be running what a file says.
-    raise ConfigError(
-        "env",
-        config.env,
-        "is code of your own, which is not stored with a run",
-        "Give it again: env=... in Python, --env module:factory on the command line.",
-    )
+def source_of(config: RunConfig, env: Any, env_kwargs: dict[str, Any] | None = None) -> EnvSource:
+    """The environment of a run whose configuration was read from a file: by its id, or as the user gives it again.
+
+    Raises:
+        ConfigError: what the file says would import a module or open a file, and the user has not given it again.
+    """
+    if env is None and (":" in config.env or not config.env_by_id):
+        # Importing a module because a file names it would be running what a file says.
+        raise ConfigError(
+            "env",
+            config.env,
+            "is code of your own, which is not stored with a run",
+            "Give it again: env=... in Python, --env module:factory on the command line.",
+        )
+    if env_kwargs is None and not is_object(env):
+        if not is_plain(config.env_kwargs):
+            raise ConfigError(
+                "env_kwargs",
+                json.dumps(config.env_kwargs),
+                "are the run's, and may name a file or a module, which nothing is opened or imported for",
+                "Give them again: env_kwargs=... in Python, --env-kwargs on the command line.",
+            )
+        env_kwargs = config.env_kwargs
+    by_id = env is None or (isinstance(env, str) and ":" not in env)
+    return env_source(config.env if env is None else env, env_kwargs, config.backend if by_id else None)
+
+
+def given_again(env: str, env_kwargs: dict[str, Any]) -> list[str]:
+    """The options that give an environment again to a command, where it would not take a file's word for it."""
+    of_env = ["--env", env] if ":" in env else []
+    return of_env + ([] if is_plain(env_kwargs) else ["--env-kwargs", json.dumps(env_kwargs)])
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON holds nothing that can name a file or a module: its texts are words, as in `desc: ["SFFF"]`."""
+    match value:
+        case dict():
+            return all(map(is_plain, [*value, *value.values()]))
+        case list():
+            return all(map(is_plain, value))
+        case str():
+            return re.fullmatch(r"[\w +-]*", value) is not None
+    return True
 
 
 def check_fits(source: EnvSource, spec: EnvSpec) -> None:

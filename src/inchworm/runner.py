@@ -33,7 +33,7 @@ from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
-from inchworm.run import Run, evaluate_until
+from inchworm.run import Run, evaluate_until, given_again
 from inchworm.signals import acknowledge, leave, told_to_stop
 from inchworm.warning import warn
 
@@ -81,7 +81,9 @@ class Trainer:
             CheckpointError: its last checkpoint could not be written.
         """
         if run.failure is not None:
-            raise type(run.failure)(f"{run.failure} {what_is_left(self.folder.path, self.config)}") from run.failure
+            raise type(run.failure)(
+                f"{run.failure} {what_is_left(self.folder.path, self.config, self.source)}"
+            ) from run.failure
         assert run.reason is not None
         state = self.collector.state(self.index)
         policy = policy_of(self.config, state.model, state.obs_stats, self._env_steps)
@@ -135,7 +137,7 @@ class Trainer:
             if interrupted() is not None:
                 return
             if len(result.returns) < self.evaluation_episodes and not result.unfinished:
-                call = command("evaluate", self.folder.path, self.config)
+                call = command("evaluate", self.folder.path, self.config, self.source)
                 warn(
                     f"The {kind} evaluation was ended after {seconds:,.0f} seconds, at {len(result.returns)} of "
                     f"{count(self.evaluation_episodes, 'episode')}; `{call}` has no such limit."
@@ -325,7 +327,7 @@ def train_together(
             try:
                 train_loop(lives, collector, interrupted)
             except (EnvironmentContractError, WorkerError) as error:
-                left = " ".join(what_is_left(trainer.folder.path, trainer.config) for trainer in trainers)
+                left = " ".join(what_is_left(one.folder.path, one.config, one.source) for one in trainers)
                 if isinstance(error, WorkerError):
                     raise WorkerError(f"{error} {left}") from error
                 raise error.with_fix(f"{error.fix} {left}") from error
@@ -389,10 +391,10 @@ def policy_of(config: RunConfig, model: Model, obs_stats: ObsStats, env_steps: i
     return Policy(model, obs_stats, config.algorithm, config.seed, info)
 
 
-def what_is_left(folder: Path, config: RunConfig) -> str:
+def what_is_left(folder: Path, config: RunConfig, source: EnvSource) -> str:
     """A sentence on how a run that failed can go on."""
     if checkpoints.list_checkpoints(RunFolder(folder).checkpoints):
-        return f"`{command('resume', folder, config)}` goes on from its last checkpoint."
+        return f"`{command('resume', folder, config, source)}` goes on from its last checkpoint."
     return f"The run in {folder} left no checkpoint."
 
 
@@ -419,21 +421,26 @@ def _leave(reason: str, results: Sequence[Run | InchwormError]) -> None:
     print(f"Stopped by {reason}; everything is saved.")
     for run in results:
         if isinstance(run, Run):
+            assert run.source is not None
             steps, total = run.summary["env_steps"], run.config.total_steps
             if run.summary["stopped_by"] == reason:
                 print(f"After {steps:,} of {total:,} steps. Continue with:")
-                print(f"  {command('resume', run.folder, run.config)}")
+                print(f"  {command('resume', run.folder, run.config, run.source)}")
             else:
                 print(f"The run itself is over, after {steps:,} steps:\n  {short(run.folder)}")
     leave(reason)
 
 
-def command(verb: str, folder: Path, config: RunConfig) -> str:
-    """What to type to resume or evaluate a run: a command, or a call where code of the user's own is needed again."""
+def command(verb: str, folder: Path, config: RunConfig, source: EnvSource) -> str:
+    """What to type to resume or evaluate a run: a command, or a call where code of the user's own is needed again.
+
+    What is needed again is as the user has given it to this process, in `source`; the configuration may be read from a
+    file, which must not have a word in what users are told to type.
+    """
     again = ["env"] * (not config.env_by_id) + list(config.own_parts)
     if again and verb == "resume":
         return f"iw.resume({str(folder)!r}, {', '.join(f'{part}=...' for part in again)})"
     if again:
         network = ", network=..." if "network" in again else ""
         return f"iw.load({str(folder)!r}{network}).{verb}({'' if config.env_by_id else 'env=...'})"
-    return shlex.join(["inchworm", verb, short(folder), *(["--env", config.env] if ":" in config.env else [])])
+    return shlex.join(["inchworm", verb, short(folder), *given_again(source.name, source.kwargs)])

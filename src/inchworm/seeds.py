@@ -160,7 +160,7 @@ def train_seeds(
             results = train_together(trainers, collector, folders)
         else:
             results = [
-                _named(answer, group.path.with_name(call["name"]), config)
+                _named(answer, group.path.with_name(call["name"]), config, source)
                 if isinstance(answer, InchwormError)
                 else dataclasses.replace(load(answer, network=network), source=source)
                 for answer, call in zip(
@@ -216,9 +216,9 @@ def _calls(
     return [whole | {"config": one.to_json(), "name": name} for one, name in zip(configs, names, strict=True)]
 
 
-def _named(error: InchwormError, folder: Path, config: RunConfig) -> InchwormError:
+def _named(error: InchwormError, folder: Path, config: RunConfig, source: EnvSource) -> InchwormError:
     """An error with what becomes of the run, where a process died."""
-    return WorkerError(f"{error} {what_is_left(folder, config)}") if type(error) is WorkerError else error
+    return WorkerError(f"{error} {what_is_left(folder, config, source)}") if type(error) is WorkerError else error
 
 
 def _conclude(group: RunFolder, config: RunConfig, runs: list[Run]) -> RunGroup:

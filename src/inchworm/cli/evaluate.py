@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from inchworm.api import load
 from inchworm.cli.options import Argument, read_options
@@ -24,6 +24,8 @@ class Options:
     """Seed of the episodes; by default the run's."""
     env: str | None = None
     """module:factory, where the run was started with one; by default the run's own environment."""
+    env_kwargs: dict[str, Any] | None = None
+    """The environment's keyword arguments again, as a JSON object, where those of the run may name files."""
     json: bool = False
     """Print every return as JSON."""
 
@@ -33,7 +35,11 @@ def main(arguments: list[str]) -> int:
     run = load(options.run, which=options.which)
     results = {
         kind: run.evaluate(
-            episodes=options.episodes, deterministic=kind == "deterministic", seed=options.seed, env=options.env
+            episodes=options.episodes,
+            deterministic=kind == "deterministic",
+            seed=options.seed,
+            env=options.env,
+            env_kwargs=options.env_kwargs,
         )
         for kind in ("deterministic", "stochastic")
     }

@@ -1,5 +1,6 @@
 """`inchworm COMMAND ...`: finds the command, and turns errors into one readable paragraph."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -78,8 +79,11 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         complain(f"error: {command} is no command{did_you_mean(command, COMMANDS)}. See inchworm --help.")
         return 2
-    # A user's own module:factory is looked for where the command is run, as `python -m` would.
-    sys.path.insert(0, os.getcwd())
+    if any(":" in word for word in arguments):
+        # A user's own module:factory is looked for where the command is run, after all that is installed, so that no
+        # file there takes the place of a package.
+        with contextlib.suppress(FileNotFoundError):
+            sys.path.append(os.getcwd())
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_in_full if debug else show

@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from inchworm.cli.options import Argument, read_options
 
@@ -27,6 +27,8 @@ class Options:
     env: str | None = None
     """module:factory, where the run was started with one, which must take render_mode; by default the run's own
     environment."""
+    env_kwargs: dict[str, Any] | None = None
+    """The environment's keyword arguments again, as a JSON object, where those of the run may name files."""
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +41,11 @@ def main(arguments: list[str]) -> int:
     from inchworm.cli.report import columns, video_of
 
     path, frames, total = record(
-        load(options.run, which=options.which), out=options.out, seed=options.seed, env=options.env
+        load(options.run, which=options.which),
+        out=options.out,
+        seed=options.seed,
+        env=options.env,
+        env_kwargs=options.env_kwargs,
     )
     if options.json:
         print(json.dumps({"video": str(path), "frames": frames, "return": total}))

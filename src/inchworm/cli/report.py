@@ -13,6 +13,7 @@ from inchworm.io.words import final_return, format_return, group_scores, scores,
 from inchworm.warning import plain
 
 if TYPE_CHECKING:  # plots do without JAX, which these would import
+    from inchworm.envs.source import EnvSource
     from inchworm.run import Run
     from inchworm.seeds import RunGroup
 
@@ -22,7 +23,7 @@ def report(run: "Run", video: bool) -> None:
     shown: dict[str, Any] = {"stopped by": run.summary["stopped_by"]} | scores(run.summary)
     print(columns(shown | {"run": run.folder, "curve": RunFolder(run.folder).curve}), flush=True)
     if video and run.source is not None and run.source.draws:
-        print(_video(run, max(map(len, shown))))
+        print(_video(run, run.source, max(map(len, shown))))
 
 
 def report_group(group: "RunGroup") -> None:
@@ -56,11 +57,13 @@ def video_of(path: Path, frames: int, total: float) -> dict[str, Any]:
     return {"video": path, "": f"{frames} frames, return {format_return(total)} up to the last"}
 
 
-def _video(run: "Run", width: int) -> str:
+def _video(run: "Run", source: "EnvSource", width: int) -> str:
     """Records a video and tells where it is, or why there is none, which is no error of the training."""
-    # A renderer can take the whole process down; by now everything else is on disk.
-    own = ["--env", run.config.env] if ":" in run.config.env else []
-    command = [sys.executable, "-m", "inchworm", "record", str(run.folder), "--json", *own]
+    from inchworm.run import given_again
+
+    # A renderer can take the whole process down; by now everything else is on disk. -P as in `start_program`.
+    again = given_again(source.name, source.kwargs)
+    command = [sys.executable, "-P", "-m", "inchworm", "record", str(run.folder), "--json", *again]
     done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
     try:
         found = json.loads(done.stdout.splitlines()[-1])

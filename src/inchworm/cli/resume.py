@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from inchworm.api import resume
 from inchworm.cli.options import Argument, read_options
@@ -23,6 +23,8 @@ class Options:
     """Where to go on from: the newest checkpoint, or the one with the highest mean return, which makes a new run."""
     env: str | None = None
     """module:factory, where the run was started with one; by default the run's own environment."""
+    env_kwargs: dict[str, Any] | None = None
+    """The environment's keyword arguments again, as a JSON object, where those of the run may name files."""
     total_steps: int | None = None
     """Another budget, which makes a new run that names this one as its parent; by default the run's."""
     evaluation_episodes: int = 20
@@ -38,6 +40,7 @@ def main(arguments: list[str]) -> int:
     run = resume(
         options.run,
         options.env,
+        env_kwargs=options.env_kwargs,
         which=options.which,
         total_steps=options.total_steps,
         evaluation_episodes=options.evaluation_episodes,
