@@ -188,7 +188,7 @@ def resume(
             problem = f"is no more than the {checkpoint.env_steps:,} steps that are done"
             raise ConfigError("total_steps", total_steps, problem, "Give a larger number.")
         config = dataclasses.replace(config, total_steps=total_steps)
-    elif checkpoint.env_steps >= config.total_steps and (folder.complete or which == "best"):
+    elif checkpoint.env_steps >= config.total_steps and (folder.is_complete(checkpoint.env_steps) or which == "best"):
         raise ConfigError(
             "run", str(path), f"has finished its {config.total_steps} steps", "Give a larger total_steps to go on."
         )

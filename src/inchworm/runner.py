@@ -112,11 +112,12 @@ class Trainer:
         elif self.evaluation_episodes and interrupted() is None:
             with _forgiven("The run's evaluation was broken off"):
                 self._evaluate(run, interrupted)
-            with _forgiven("The run's evaluation was not written"):
-                write_json(self.folder.summary, run.summary)
         title = f"{self.config.env}, {type(self.config.algorithm).__name__}, seed {self.config.seed}"
         with _forgiven("The run's curve was not drawn"):
             plot_curves([("", run.metrics())], self.folder.curve, title)
+        run.summary["complete"] = True
+        with _forgiven("The run's summary was not written"):
+            write_json(self.folder.summary, run.summary)
 
     def _evaluate(self, run: Run, interrupted: Callable[[], str | None]) -> None:
         """Both evaluations, each until a signal comes or half of the time that they may take is over."""
@@ -274,6 +275,7 @@ class Trainer:
             "return_over": len(self.progress.returns),
             "seconds": self.progress.seconds,
             "parameters_sha256": fingerprint(state.model),
+            "complete": False,
         }
 
 

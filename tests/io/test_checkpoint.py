@@ -822,12 +822,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty collector, vouched for": (rewritten(JSON, b""), "not good JSON"),
     **{f"missing {name}": (lambda path, name=name: (path / name).unlink(), "No such file") for name in FILES},
     **{
-        f"link as {name}": (replaced_by(name, lambda p: p.symlink_to(p.parent.parent / "moved")), "symbolic links")
+        f"link as {name}": (replaced_by(name, lambda p: p.symlink_to(p.parent.parent / "moved")), "is a link")
         for name in FILES
     },
     **{f"FIFO as {name}": (replaced_by(name, os.mkfifo), "not a regular file") for name in FILES},
-    **{f"folder as {name}": (replaced_by(name, Path.mkdir), "directory") for name in FILES},
-    "link to a device": (replaced_by(STATE, lambda p: p.symlink_to("/dev/zero")), "symbolic links"),
+    **{f"folder as {name}": (replaced_by(name, Path.mkdir), "is not a regular file") for name in FILES},
+    "link to a device": (replaced_by(STATE, lambda p: p.symlink_to("/dev/zero")), "is a link"),
     **{f"sparse 10 GB {name}": (lambda path, name=name: sparse(path / name), "10737418240 bytes") for name in FILES},
     "sparse 10 GB state, vouched for": (sparse_and_vouched_for, "whole number of at most"),
     "file listed by absolute path": (

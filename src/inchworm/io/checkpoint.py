@@ -33,9 +33,11 @@ from inchworm.io.files import (
     MAX_JSON_BYTES,
     describe_tensors,
     parse_object,
+    parse_sealed,
     parse_tensors,
     plain_arrays,
     read_file,
+    sealed,
     sync_folder,
     write_file,
 )
@@ -44,8 +46,8 @@ FORMAT = 1  # later formats keep the manifest's seal, so that older versions can
 MANIFEST = "manifest.json"
 STATE, COLLECTOR_ARRAYS, COLLECTOR = "state.safetensors", "collector.safetensors", "collector.json"
 MAX_TENSOR_BYTES = 4 << 30
+FILES = {MANIFEST, STATE, COLLECTOR_ARRAYS, COLLECTOR}
 
-_SEAL = b',"sha256":"%s"}'
 _NAME = re.compile(r"(\d{6}|[1-9]\d{6,})(\.replaced-[0-9a-f]+)?", re.ASCII)
 
 
@@ -98,6 +100,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         files = _encode(checkpoint)
         _decode(lambda name, size: files[name])  # refuse now what loading would refuse later
         target = folder / f"{checkpoint.iteration:06d}"
+        _check_no_link(folder)
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             sync_folder(folder.parent)
@@ -189,7 +192,7 @@ def prune_checkpoints(folder: Path, keep: int, best: Path | None) -> None:
             kept.add(Path(best).name.partition(".")[0])
         # Leftovers come last: one that cannot be deleted must not let checkpoints pile up.
         for path in [*(entry.path for entry in entries), *folder.glob(".tmp-*")]:
-            if path.name not in kept:
+            if path.name not in kept and _is_own(path):
                 _delete(path)
     except OSError as error:
         raise _failure(folder, "cannot be pruned", error, "Delete old checkpoints by hand.") from error
@@ -199,6 +202,7 @@ def _list_entries(folder: Path) -> list[_Entry]:
     """All checkpoint folders, oldest first, those that were set aside included."""
     entries = []
     try:
+        _check_no_link(folder)
         with os.scandir(folder) as found:
             for item in found:
                 name = _NAME.fullmatch(item.name)
@@ -207,9 +211,20 @@ def _list_entries(folder: Path) -> list[_Entry]:
                     entries.append(_Entry(int(name[1]), name[2] is None, Path(item.path), item.inode()))
     except FileNotFoundError:
         return []
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _failure(folder, "cannot be listed", error, "Check the folder and its permissions.") from error
     return sorted(entries)
+
+
+def _check_no_link(folder: Path) -> None:
+    """Raises `ValueError` for a link, behind which folders of somebody else's would be deleted."""
+    if folder.is_symlink():
+        raise ValueError(f"{folder.name} is a link, and nothing of a run is opened through one")
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether it is a folder with nothing but what a checkpoint has."""
+    return not folder.is_symlink() and folder.is_dir() and {path.name for path in folder.iterdir()} <= FILES
 
 
 def _temporary_path(folder: Path) -> Path:
@@ -259,7 +274,7 @@ def _encode(checkpoint: Checkpoint) -> dict[str, bytes]:
         "tensors": {STATE: describe_tensors(state), COLLECTOR_ARRAYS: describe_tensors(arrays)},
         "meta": checkpoint.meta,
     }
-    return {**files, MANIFEST: _sealed(json.dumps(manifest).encode().removesuffix(b"}"))}
+    return {**files, MANIFEST: sealed(json.dumps(manifest).encode().removesuffix(b"}"))}
 
 
 def _decode(read: Callable[[str, int | None], bytes]) -> Checkpoint:
@@ -284,15 +299,8 @@ def _decode(read: Callable[[str, int | None], bytes]) -> Checkpoint:
     )
 
 
-def _sealed(body: bytes) -> bytes:
-    """A JSON object that lacks its last brace, closed by its own hash: no other file vouches for a manifest."""
-    return body + _SEAL % hashlib.sha256(body).hexdigest().encode()
-
-
 def _parse_manifest(data: bytes) -> dict[str, Any]:
-    if _sealed(data[: -len(_sealed(b""))]) != data:
-        raise ValueError(f"{MANIFEST} is cut or damaged, it does not end in its own SHA-256")
-    manifest = parse_object(MANIFEST, data)
+    manifest = parse_sealed(MANIFEST, data)
     version = manifest.get("format")
     if type(version) is not int or version != FORMAT:
         raise ValueError(f"its format version is {version!r}, this version of inchworm reads {FORMAT}")

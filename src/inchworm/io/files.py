@@ -1,9 +1,11 @@
 """Files that may be cut short, damaged or hostile: written durably, read without running anything.
 
-What the checkpoint and policy files share: JSON held to strict rules, tensors held to their description.
+What all files of a run share: none is opened through a link, none is read that is no regular file or larger than it may
+be, JSON is held to strict rules and tensors to their description.
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -29,6 +31,7 @@ NUMPY_DTYPES = {
 FAILURES = (OSError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, safetensors.SafetensorError)
 """What hostile files and unsuitable values can raise here and in the libraries called."""
 
+_SEAL = b',"sha256":"%s"}'
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -37,12 +40,17 @@ def write_file(path: Path, data: bytes) -> None:
     """Writes a new file and waits until the disk has it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of it, however little is taken at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -68,21 +76,52 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_file(folder: int, name: str, size: int | None) -> bytes:
-    """The bytes of a regular file, which must have `size` of them; None is a manifest's, whatever is allowed."""
+def open_own(path: str | Path, flags: int = os.O_RDONLY, folder: int | None = None) -> int:
+    """A descriptor of a file of a run's own: not of what a link leads to, and of no pipe or device.
 
-    def opener(path: str, flags: int) -> int:
-        # Without O_NONBLOCK, opening a FIFO waits for a writer.
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    Args:
+        path: of the file, from the folder if one is given.
+        flags: as for `os.open`.
+        folder: descriptor of its folder.
 
-    with open(name, "rb", opener=opener) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{name} is not a regular file")
-        if found.st_size > MAX_JSON_BYTES if size is None else found.st_size != size:
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is a link, or no regular file.
+    """
+    # Without O_NONBLOCK, opening a FIFO waits for a writer.
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(f"{Path(path).name} is a link, and nothing of a run is opened through one") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{Path(path).name} is not a regular file")
+    return descriptor
+
+
+def read_file(folder: int | None, name: str | Path, size: int | None) -> bytes:
+    """The bytes of a regular file, which must have `size` of them; with None as many as JSON may have."""
+    with open(open_own(name, folder=folder), "rb") as file:
+        found = os.fstat(file.fileno()).st_size
+        if found > MAX_JSON_BYTES if size is None else found != size:
             wanted = f"at most {MAX_JSON_BYTES}" if size is None else f"the manifest's {size}"
-            raise ValueError(f"{name} has {found.st_size} bytes, not {wanted}")
-        return file.read(found.st_size)
+            raise ValueError(f"{Path(name).name} has {found} bytes, not {wanted}")
+        return file.read(found)
+
+
+def sealed(body: bytes) -> bytes:
+    """A JSON object that lacks its last brace, closed by its own hash: no other file vouches for it."""
+    return body + _SEAL % hashlib.sha256(body).hexdigest().encode()
+
+
+def parse_sealed(what: str, data: bytes) -> dict[str, Any]:
+    """The object in what `sealed` has made, with its hash as `sha256`; `ValueError` where anything was changed."""
+    if sealed(data[: -len(sealed(b""))]) != data:
+        raise ValueError(f"{what} is cut or damaged, it does not end in its own SHA-256")
+    return parse_object(what, data)
 
 
 def finite_or_null(document: Any) -> Any:

@@ -3,17 +3,21 @@
 import contextlib
 import json
 import math
+import os
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection
 from pathlib import Path
 from statistics import fmean
-from types import NoneType
-from typing import Any, TextIO
+from typing import Any
 
-from inchworm.io.files import finite_or_null
+from inchworm.errors import CheckpointError
+from inchworm.io.files import finite_or_null, open_own, replace_file, write_all
 from inchworm.warning import warn
 
+MAX_METRICS_BYTES, MAX_LINE = 4 << 30, 1 << 20
+MAX_WAITING = 100_000
+"""Rows that are kept for a disk that does not take them."""
 TENSORBOARD_SECONDS = 0.5
 """TensorBoard gets a point at most this often, the mean since the last; the JSON lines have every iteration."""
 
@@ -24,44 +28,86 @@ AS_IT_IS = ("episode/count", "episode/return_recent", "episode/return_100")
 
 
 class JsonLines:
-    """Appends a line of metrics for each iteration."""
+    """Appends a line of metrics for each iteration. What the disk did not take is written before the next line."""
 
     def __init__(self, path: Path, keep_through: int) -> None:
-        """Opens the file; lines past iteration `keep_through`, later than the checkpoint resumed from, are dropped."""
-        rows = [row for row in read_metrics(path) if row["iteration"] <= keep_through]
-        self._file: TextIO = open(path, "w", encoding="utf-8")  # noqa: SIM115  (open as long as the run)
-        for row in rows:
-            self.write(row)
+        """Opens the file; lines past iteration `keep_through`, later than the checkpoint resumed from, are dropped.
+
+        Raises:
+            CheckpointError: there is a file that cannot be read.
+        """
+        kept = [row for row in read_metrics(path) if row["iteration"] <= keep_through]
+        if path.exists():
+            replace_file(path, b"".join(map(_line, kept)))
+        self._file = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._end = os.fstat(self._file).st_size
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends a row; a number that is not finite becomes null."""
-        try:
-            self._write(row)
-        except ValueError:
-            self._write(finite_or_null(row))
+        """Appends a row; a number that is not finite becomes null.
 
-    def _write(self, row: dict[str, Any]) -> None:
-        """Raises `ValueError` for a number that JSON has no word for."""
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        Raises:
+            OSError: the disk does not take it, yet.
+        """
+        self._waiting.append(_line(row))
+        try:
+            while self._waiting:
+                write_all(self._file, self._waiting[0])
+                self._end += len(self._waiting.popleft())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._end)  # half a line would take the next one along
+            raise
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # which `write` has told of
-            self._file.close()
+            os.close(self._file)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(row, allow_nan=False)
+    except ValueError:
+        text = json.dumps(finite_or_null(row), allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; lines cut short by a crash are passed over, and what is no number in them."""
+    """The rows of a metrics file; lines cut short by a crash are passed over, and what is no number in them.
+
+    Raises:
+        CheckpointError: it is no file, or larger than any run's.
+    """
     rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and {type(row.get(name)) for name in ("iteration", "env_steps")} == {int}:
-                rows.append({name: value for name, value in row.items() if type(value) in (int, float, NoneType)})
+    try:
+        with open(open_own(path), encoding="utf-8", errors="replace") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_METRICS_BYTES:
+                raise ValueError(f"it has {size:,} bytes, and at most {MAX_METRICS_BYTES:,} are read")
+            while line := file.readline(MAX_LINE):
+                if (row := _row(line)) is not None:
+                    rows.append(row)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise CheckpointError(path.name, str(path), f"cannot be read: {error}", "Move it away.") from error
     return rows
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """The numbers of a row; None if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not all(_is_count(row.get(name)) for name in ("iteration", "env_steps")):
+        return None
+    numbers = {name: value for name, value in row.items() if type(value) is float or value is None or _is_count(value)}
+    return finite_or_null(numbers)
+
+
+def _is_count(value: Any) -> bool:
+    """Whether it is a whole number of a size that counts have."""
+    return type(value) is int and abs(value) < 2**63
 
 
 def numbers_of(metrics: dict[str, Any], taken: Collection[str], told: set[str]) -> dict[str, float]:

@@ -1,7 +1,10 @@
 """A trained policy on disk: one folder that holds all that is needed to act.
 
-policy/policy.json          spaces, model settings, where it comes from, hash of the tensors
+policy/policy.json          spaces, model settings, where it comes from, hash of the tensors, and its own
 policy/policy.safetensors   parameters and observation statistics by name
+
+While a policy takes the place of another, its tensors lie beside the other's as policy.safetensors.new, until the JSON
+that vouches for them is there: at any moment the folder holds the whole of one of the two.
 """
 
 import hashlib
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import safetensors.numpy
 
 from inchworm import spaces
@@ -20,10 +24,13 @@ from inchworm.io.files import (
     FAILURES,
     describe_tensors,
     parse_object,
+    parse_sealed,
     parse_tensors,
     plain_arrays,
     read_file,
     replace_file,
+    sealed,
+    sync_folder,
 )
 from inchworm.models import observations
 from inchworm.models.actor_critic import make_model
@@ -33,11 +40,12 @@ from inchworm.models.settings import ModelSettings, to_json
 from inchworm.numerics.tree import from_arrays, to_arrays
 from inchworm.spaces import EnvSpec
 
-FORMAT = 1
+FORMAT = 2
+JSON, TENSORS, NEW_TENSORS = "policy.json", "policy.safetensors", "policy.safetensors.new"
 
 
 def save_policy(folder: str | Path, policy: Policy) -> None:
-    """Writes the policy; the JSON is written last and vouches for the tensors.
+    """Writes the policy, so that a crash leaves this one or the one that was there before.
 
     Raises:
         RunFolderError: the folder cannot be written.
@@ -55,13 +63,15 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
         "tensors": describe_tensors(arrays),
         "seed": policy.seed,
         "size": len(tensors),
-        "sha256": hashlib.sha256(tensors).hexdigest(),
+        "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
         "info": policy.info,
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / "policy.safetensors", tensors)
-        replace_file(folder / "policy.json", (json.dumps(document, indent=2) + "\n").encode())
+        replace_file(folder / NEW_TENSORS, tensors)
+        replace_file(folder / JSON, sealed(json.dumps(document, indent=2).encode().removesuffix(b"\n}")))
+        os.replace(folder / NEW_TENSORS, folder / TENSORS)
+        sync_folder(folder)
     except OSError as error:
         raise RunFolderError(
             "policy", str(folder), f"cannot be written: {error.strerror}", "Free space or choose another folder."
@@ -78,17 +88,11 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
     """
     folder, fix = check_path("folder", folder), "Name another run or policy folder."
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            document = parse_object("policy.json", read_file(descriptor, "policy.json", None))
-            if document["format"] != FORMAT:
-                raise ValueError(f"its format version is {document['format']!r}, this version reads {FORMAT}")
-            tensors = read_file(descriptor, "policy.safetensors", document["size"])
-        finally:
-            os.close(descriptor)
-        if hashlib.sha256(tensors).hexdigest() != document["sha256"]:
-            raise ValueError("policy.safetensors is damaged, its SHA-256 is not the one in policy.json")
-        arrays = parse_tensors("policy.safetensors", tensors, document["tensors"])
+        document, tensors = _read(folder)
+        arrays = parse_tensors(TENSORS, tensors, document["tensors"])
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"{TENSORS}: tensor {name!r} holds NaN or infinity")
         settings = ModelSettings(**document["model"])
         if document["custom_network"] and network is None:
             fix = "Give the network again, as network=make_network."
@@ -104,6 +108,33 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
             fix,
         ) from error
     return Policy(tree["model"], tree["obs_stats"], settings, seed, info)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """The JSON of a policy and the bytes of the tensors that it vouches for.
+
+    Raises:
+        OSError, ValueError, KeyError: they are not there, or damaged.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        document = parse_object(JSON, data := read_file(descriptor, JSON, None))
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format version is {document['format']!r}, this version reads {FORMAT}")
+        document = parse_sealed(JSON, data)
+        problem: Exception | None = None
+        for name in (TENSORS, NEW_TENSORS):
+            try:
+                tensors = read_file(descriptor, name, document["size"])
+                if hashlib.sha256(tensors).hexdigest() == document["tensors_sha256"]:
+                    return document, tensors
+                raise ValueError(f"{name} is damaged, its SHA-256 is not the one in {JSON}")
+            except (OSError, ValueError) as error:
+                problem = problem or error
+    finally:
+        os.close(descriptor)
+    assert problem is not None
+    raise problem
 
 
 def policy_template(spec: EnvSpec, settings: ModelSettings, normalized: bool, network: CustomNetwork | None) -> Any:

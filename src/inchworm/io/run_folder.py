@@ -8,6 +8,7 @@ runs/<env>/<algorithm>/<UTC stamp>-seed<k>/
 import contextlib
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from inchworm.errors import CheckpointError, RunFolderError
-from inchworm.io.files import finite_or_null, parse_object, replace_file
+from inchworm.io.files import finite_or_null, open_own, parse_object, read_file, replace_file
 
 MAX_NAME = 100
 """Letters of a folder that is named after an environment."""
@@ -60,10 +61,13 @@ class RunFolder:
     def policy(self) -> Path:
         return self.path / "policy"
 
-    @property
-    def complete(self) -> bool:
-        """Whether a finished run has left all it should; the curve comes last."""
-        return self.policy.is_dir() and self.curve.exists()
+    def is_complete(self, env_steps: int) -> bool:
+        """Whether all is there that the run leaves after so many steps. Its summary says so, which is written last."""
+        try:
+            summary = read_json(self.summary)
+        except CheckpointError:
+            return False
+        return summary.get("complete") is True and summary.get("env_steps") == env_steps
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -72,14 +76,20 @@ class RunFolder:
         Raises:
             RunFolderError: another process trains in this folder.
         """
-        with open(self.path / ".lock", "w") as file:
+        try:
+            descriptor = open_own(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        except (OSError, ValueError) as error:
+            raise RunFolderError("run", str(self.path), f"cannot be locked: {error}", "Look at its .lock.") from error
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise RunFolderError(
                     "run", str(self.path), "is being trained by another process", "Wait for it, or stop it first."
                 ) from error
             yield
+        finally:
+            os.close(descriptor)
 
 
 def check_name(name: Any) -> None:
@@ -168,12 +178,34 @@ def open_run_folder(path: Path) -> RunFolder:
     """
     folder = RunFolder(path)
     if folder.config.is_file():
+        _check_own(folder)
         return folder
     problem, fix = "is not a run's folder: it has no config.json", "Name a folder below runs/."
     with contextlib.suppress(CheckpointError):
         names = ", ".join(run.path.name for run in runs_of_group(path)[:5])
         problem, fix = "is that of several seeds together", f"Name one of its runs, beside it: {names}."
     raise RunFolderError("run", str(path), problem, fix)
+
+
+def _check_own(folder: RunFolder) -> None:
+    """`RunFolderError` where a link, or what is neither file nor folder, stands in place of something of a run's.
+
+    Through a link in a folder that somebody else made, files of one's own would be read, written and deleted.
+    """
+    files = {folder.config, folder.provenance, folder.metrics, folder.summary, folder.curve, folder.video}
+    folders = {folder.checkpoints, folder.policy}
+    with os.scandir(folder.path) as entries:
+        for entry in entries:
+            path = folder.path / entry.name
+            is_file = path in files or entry.name == ".lock" or entry.name.startswith("events.out.tfevents")
+            problem = "is a link"
+            if not entry.is_symlink():
+                problem = "is no regular file" if is_file else "is no folder"
+            good = entry.is_file(follow_symlinks=False) if is_file else entry.is_dir(follow_symlinks=False)
+            if (is_file or path in folders) and not good:
+                raise RunFolderError(
+                    "run", str(folder.path), f"has a {entry.name} that {problem}", "Put there what a run leaves."
+                )
 
 
 def runs_of_group(path: Path) -> list[RunFolder]:
@@ -201,6 +233,6 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or damaged.
     """
     try:
-        return parse_object(path.name, path.read_bytes())
+        return parse_object(path.name, read_file(None, path, None))
     except (OSError, ValueError) as error:
         raise CheckpointError(path.name, str(path), f"cannot be read: {error}", "Name another run's folder.") from error
