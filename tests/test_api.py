@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from inchworm.errors import (
 )
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.run_folder import RunFolder, out_of, read_json, write_json
+from inchworm.numerics.tree import fingerprint
 from inchworm.run import evaluate_until
 from inchworm.runner import command
 from inchworm.workers import INSIDE
@@ -390,7 +392,7 @@ def test_a_larger_budget_makes_a_new_run_that_names_its_parent(run):
     assert longer.summary["parameters_sha256"] != run.summary["parameters_sha256"]
 
 
-@pytest.mark.parametrize("lost", ["policy", "curve.png"])
+@pytest.mark.parametrize("lost", ["policy", "summary.json"])
 def test_a_run_killed_after_its_last_checkpoint_is_finished_by_resume(tmp_path, lost):
     run = train(tmp_path, evaluation_episodes=2)
     path = run.folder / lost
@@ -766,7 +768,7 @@ def test_a_run_is_shown_in_a_line_and_in_a_notebook_with_its_scores_and_curve(ru
     assert "Run(" in repr(iw.load(run.folder))
     assert repr(run.policy).startswith("Policy(CartPole-v1, ppo, 320 steps, Box(")
     assert len(repr(run.policy)) < 400
-    assert "deterministic, 2 episodes, return" in repr(run.evaluate(episodes=2))
+    assert re.fullmatch(r"Evaluation\(deterministic, return .* over 2 episodes\)", repr(run.evaluate(episodes=2)))
 
 
 def test_the_best_checkpoint_can_be_loaded_and_gone_on_from(tmp_path):
@@ -965,6 +967,65 @@ def test_commands_that_are_printed_can_be_typed(tmp_path):
     made = dataclasses.replace(config, env_by_id=False)
     assert command("resume", folder, made, source) == f"iw.resume({str(folder)!r}, env=...)"
     assert command("evaluate", folder, made, source) == f"iw.load({str(folder)!r}).evaluate(env=...)"
+
+
+def test_a_run_that_has_not_ended_is_loaded_with_the_policy_of_its_newest_checkpoint(tmp_path):
+    def stop(report):
+        return report.iteration == 3
+
+    stopped = train(tmp_path, on_iteration=stop)
+    run = RunFolder(stopped.folder)
+    early = shutil.copytree(run.policy, tmp_path / "early")
+    whole = iw.resume(stopped.folder, evaluation_episodes=0, progress=False)
+    # As a kill after the last checkpoint leaves it: with the policy of the stop before, or with none.
+    for policy in (early, None):
+        shutil.rmtree(run.policy)
+        if policy is not None:
+            shutil.copytree(policy, run.policy)
+        with pytest.warns(UserWarning, match="has not ended: this is the policy of its newest checkpoint, 320 steps"):
+            loaded = iw.load(stopped.folder)
+        assert fingerprint(loaded.policy.model) == whole.summary["parameters_sha256"]
+        assert loaded.policy.info["env_steps"] == 320
+        assert loaded.evaluate(episodes=1).returns
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        iw.load(stopped.folder)
+
+
+class Spaces(gymnasium.Env):
+    """Ends after each step; of any spaces."""
+
+    def __init__(self, observation_space=None, action_space=None):
+        self.observation_space = observation_space or gymnasium.spaces.Discrete(2)
+        self.action_space = action_space or gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 1.0, True, False, {}
+
+
+@pytest.mark.parametrize(
+    ("spaces", "field"),
+    [
+        ({"observation_space": gymnasium.spaces.Discrete(10**9)}, "observation_space"),
+        ({"action_space": gymnasium.spaces.Discrete(10**9)}, "action_space"),
+        ({"observation_space": gymnasium.spaces.Box(0, 255, (4000, 4000, 3), np.uint8)}, "horizon"),
+    ],
+)
+def test_what_cannot_fit_into_memory_is_refused_before_it_is_tried(tmp_path, spaces, field):
+    with pytest.raises(ConfigError, match=r"needs [\d,]+ GB at least .*this machine has") as error:
+        iw.train(lambda: Spaces(**spaces), horizon=100_000, minibatch_size=1000, out=tmp_path)
+    assert error.value.field == field
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_advice_is_given_on_actions_that_are_refused(tmp_path):
+    spaces = {"action_space": gymnasium.spaces.Box(0, 10, (2,), np.int32)}
+    with warnings.catch_warnings(action="error"), pytest.raises(UnsupportedSpaceError):
+        iw.train(lambda: Spaces(**spaces), out=tmp_path)
 
 
 def test_a_class_of_settings_in_place_of_settings_is_told_to_be_called(tmp_path):

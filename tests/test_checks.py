@@ -15,7 +15,8 @@ from inchworm.checks import (
     read_integer,
 )
 from inchworm.config import ALGORITHMS
-from inchworm.errors import ConfigError
+from inchworm.errors import ConfigError, RunFolderError
+from inchworm.io.run_folder import check_name
 from inchworm.suggestions import OURS, did_you_mean
 
 
@@ -93,3 +94,23 @@ def test_every_name_that_other_names_lead_to_is_one_of_the_library_s():
     names = {field.name for kind in ALGORITHMS.values() for field in dataclasses.fields(kind)}
     names |= {name for call in (iw.train, iw.Run.evaluate) for name in inspect.signature(call).parameters}
     assert {ours for found in OURS.values() for ours in found} <= names | {*ALGORITHMS, "video"}
+
+
+@pytest.mark.parametrize(
+    ("word", "known"),
+    [("Foo-v1", ["Acrobot-v1", "CartPole-v1"]), ("Nope-v0", ["Hopper-v5"]), ("nothing", ["WNOHANG", "getpid"])],
+)
+def test_what_shares_no_more_than_a_version_is_not_suggested(word, known):
+    assert did_you_mean(word, known) == ""
+
+
+@pytest.mark.parametrize("name", ["", " ", "..", ". ."])
+def test_a_run_is_called_by_a_name_that_can_be_seen(name):
+    with pytest.raises(RunFolderError, match="is not the name of one folder"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("value", [-1, 0, "linear:0:0"])
+def test_a_step_size_that_is_out_of_range_is_told_a_range_that_leaves_it_out(value):
+    with pytest.raises(ConfigError, match=r"Give more than 0; a schedule may start or end there\."):
+        PPO(learning_rate=value)

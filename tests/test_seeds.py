@@ -14,6 +14,7 @@ import pytest
 from gymnasium.vector import SyncVectorEnv
 
 import inchworm as iw
+from inchworm.cli.main import main
 from inchworm.errors import ConfigError, RunFolderError
 from inchworm.io import run_folder
 from inchworm.io.run_folder import RunFolder, read_json
@@ -164,3 +165,22 @@ def test_a_signal_stops_all_seeds_with_everything_saved(tmp_path, backend):
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["stopped_by"] == "SIGTERM"
         assert list((folder / "checkpoints").iterdir())
+    (group,) = folders[0].glob("*-seeds")
+    assert main(["plot", str(group)]) == 0
+    assert (group / "curve.png").exists()
+    with pytest.raises(RunFolderError, match=r"is that of several seeds together\. Name one of its runs"):
+        iw.load(group)
+
+
+def test_ctrl_c_before_any_seed_has_begun_is_quiet_and_leaves_the_name_free(tmp_path):
+    command = ["-P", "-m", "inchworm", "train", "CartPole-v1", "--seeds", "0", "1", "--name", "x", "--out", tmp_path]
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("x-seeds/summary.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)  # while the processes import what they need
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("x-*"))

@@ -66,12 +66,16 @@ class Forks:
         """
         self._path, self._codes, self._processes, self._tell = path, codes, processes, tell
         self._durations, self._seconds = durations, Counter[str]()
+        self._devices = jax.devices
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._seconds[report.nodeid] += report.duration
+        if report.failed:
+            print(f"{report.nodeid}\n{report.longreprtext}", flush=True)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        jax.devices = self._devices
         if session.testsfailed:
             raise SystemExit("the tests cannot be collected")
         alone = self._measure(session)

@@ -62,6 +62,8 @@ MORE_TESTS = {
     "collect/tail": ("tests/algorithms/test_returns_alone.py",),
 }
 """Beside those of its package, for modules whose tests are elsewhere."""
+IN_PROCESSES = ("numerics/devices",)
+"""Modules whose tests run it in processes of their own, which forks would not reach."""
 OPERATORS = (
     *(f"ReplaceBinaryOperator_{names}" for names in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul")),
     *(f"ReplaceBinaryOperator_{names}" for names in ("Mod_Mul", "Pow_Mul", "BitAnd_BitOr", "BitOr_BitAnd")),
@@ -212,7 +214,7 @@ def test_in_forks(module: str, waiting: list[Mutant], tree: Path, processes: int
 
     path = tree / SOURCE / f"{module}.py"
     forks = Forks(path, [one.code for one in waiting], processes, tree / DURATIONS, tell)
-    with mock.patch.object(jax, "devices"):  # a process that has started JAX cannot be forked
+    with mock.patch.object(jax, "devices"):  # the tests' conftest would start JAX, which cannot be forked then
         holder = start_tests(tree, module, forks)
     try:
         _, status = os.waitpid(holder, 0)
@@ -357,8 +359,9 @@ def main() -> None:
             wanted = {None, "survived"} if options.again else {None}
             waiting = [one for one in mutants(module) if known.get((module, one.name)) in wanted]
             if waiting:
-                test_in_forks(module, [] if options.again else waiting, trees[0], options.processes)
-                tested = set() if options.again else outcomes().keys()
+                slowly = options.again or module in IN_PROCESSES
+                test_in_forks(module, [] if slowly else waiting, trees[0], options.processes)
+                tested = set() if slowly else outcomes().keys()
                 test_in_trees(module, [one for one in waiting if (module, one.name) not in tested], trees)
     write_results()
 

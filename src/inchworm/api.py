@@ -1,4 +1,4 @@
-"""Train, resume, load, record: what the command line and Python call."""
+"""Train, resume, load: what the command line and Python call."""
 
 import contextlib
 import dataclasses
@@ -12,21 +12,19 @@ import optax
 from inchworm import spaces
 from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts, make_collector
-from inchworm.checks import check_choice, check_integer, check_output, check_path
-from inchworm.collect.record import render_episode
+from inchworm.checks import check_choice, check_integer, check_path
 from inchworm.config import RunConfig
-from inchworm.errors import CheckpointError, ConfigError, EnvironmentContractError
+from inchworm.errors import CheckpointError, ConfigError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.policy_file import load_policy, policy_template
 from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, out_of, read_json
-from inchworm.io.video import write_video
 from inchworm.loop import RETURNS, Observer, has_reached_return
 from inchworm.models.network import CustomNetwork
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import from_arrays
 from inchworm.planning import configure_jax, plan
-from inchworm.run import Run, check_fits, factory_of, source_of
+from inchworm.run import Run, check_fits, source_of
 from inchworm.runner import Trainer, decisive, finished, policy_of, train_alone, train_together
 from inchworm.spaces import EnvSpec
 from inchworm.warning import warn
@@ -190,7 +188,10 @@ def resume(
         config = dataclasses.replace(config, total_steps=total_steps)
     elif checkpoint.env_steps >= config.total_steps and (folder.is_complete(checkpoint.env_steps) or which == "best"):
         raise ConfigError(
-            "run", str(path), f"has finished its {config.total_steps} steps", "Give a larger total_steps to go on."
+            "run",
+            str(path),
+            f"has finished its {config.total_steps:,} steps",
+            "To go on, give a larger total_steps (--total-steps).",
         )
     if longer or which == "best":
         parent, folder = folder, None
@@ -225,8 +226,8 @@ def load(path: str | Path, *, which: str = "last", network: CustomNetwork | None
 
     Args:
         path: the run's folder.
-        which: "last" for the policy that the run ended with, "best" for that of the checkpoint with the highest mean
-            return of 100 episodes.
+        which: "last" for the policy that the run ended with, or that of its newest checkpoint where it has not ended
+            yet; "best" for that of the checkpoint with the highest mean return of 100 episodes.
         network: again, where the run was started with one.
 
     Raises:
@@ -236,11 +237,17 @@ def load(path: str | Path, *, which: str = "last", network: CustomNetwork | None
     folder = open_run_folder(check_path("path", path))
     config = RunConfig.from_json(read_json(folder.config))
     configure_jax(config.threads)
-    if check_choice("which", which, WHICH) == "best":
+    check_choice("which", which, WHICH)
+    policy = None
+    if which == "last" and folder.policy.is_dir():
+        policy = load_policy(folder.policy, network=network)
+    if policy is None or _steps_of_newest(folder, config) > policy.info.get("env_steps", 0):
         checkpoint = _checkpoint(folder, which)
-        of_best = {"which": which, "env_steps": checkpoint.env_steps, "stopped_by": which}
-        return Run(folder.path, config, _policy_in(checkpoint, config, network), of_best)
-    policy = load_policy(folder.policy, network=network)
+        about = {"which": which, "env_steps": checkpoint.env_steps, "stopped_by": which}
+        if which == "last":
+            warn(f"The run has not ended: this is the policy of its newest checkpoint, {checkpoint.env_steps:,} steps.")
+            about = {"env_steps": checkpoint.env_steps}
+        return Run(folder.path, config, _policy_in(checkpoint, config, network), about)
     summary: dict[str, Any] = {}
     if folder.summary.exists():
         try:
@@ -248,39 +255,6 @@ def load(path: str | Path, *, which: str = "last", network: CustomNetwork | None
         except CheckpointError as error:
             warn(f"The run is loaded without its summary: {error}")
     return Run(folder.path, config, policy, summary)
-
-
-def record(
-    run: Run,
-    *,
-    out: str | Path | None = None,
-    seed: int = 0,
-    env: Any = None,
-    env_kwargs: dict[str, Any] | None = None,
-) -> tuple[Path, int, float]:
-    """Writes a video of the policy's first 300 steps in an episode; `env` and `env_kwargs` are as in `Run.evaluate`.
-
-    Returns:
-        The video's path, its number of frames, and the return up to the last of them.
-
-    Raises:
-        MissingDependencyError: there is no renderer or no video writer.
-    """
-    check_integer("seed", seed, 0, 2**32 - 1)
-    path = RunFolder(run.folder).video if out is None else check_path("out", out)
-    check_output("out", path, (".mp4",))
-    source = run.environments(env, env_kwargs)
-    if not source.draws:
-        raise EnvironmentContractError(
-            "env",
-            source.name,
-            "draws no pictures, as it is written in JAX",
-            "Give env=, or --env module:factory, for a Gymnasium environment of the same spaces that does.",
-        )
-    factory = source.renderer or factory_of(source)
-    frames, total, fps = render_episode(run.policy, factory, seed=seed)
-    write_video(frames, path, fps)
-    return path, len(frames), total
 
 
 def _check_unedited(config: RunConfig, checkpoint: Checkpoint) -> None:
@@ -335,6 +309,12 @@ def _checkpoint(folder: RunFolder, which: str) -> Checkpoint:
     if not isinstance(best, list) or len(best) != 2 or type(best[0]) is not int:
         raise CheckpointError("which", which, "is not known: no episode had ended", 'Take "last".')
     return checkpoints.load_checkpoint(folder.checkpoints / f"{best[0]:06d}")
+
+
+def _steps_of_newest(folder: RunFolder, config: RunConfig) -> int:
+    """Environment steps of the newest checkpoint, by its name; 0 without any."""
+    names = [path.name for path in checkpoints.list_checkpoints(folder.checkpoints)]
+    return int(names[-1]) * config.algorithm.steps_per_iteration if names else 0
 
 
 def _policy_in(checkpoint: Checkpoint, config: RunConfig, network: CustomNetwork | None) -> Policy:

@@ -91,7 +91,11 @@ class Progress:
             last = self.recent.pop()
             ended = Ended(env_steps, last.episodes + ended.episodes, last.total + ended.total)
         self.recent.append(ended)
-        while self.recent[0].env_steps <= env_steps - RECENT_SHARE * total_steps:
+        self.forget(env_steps, total_steps)
+
+    def forget(self, env_steps: int, total_steps: int) -> None:
+        """Drops what is no longer recent after so many steps of the budget."""
+        while self.recent and self.recent[0].env_steps <= env_steps - RECENT_SHARE * total_steps:
             self.recent.popleft()
 
 
@@ -238,6 +242,7 @@ def _episode_metrics(progress: Progress, episodes: Episodes, env_steps: int, tot
         finite_returns, finite_lengths = zip(*told, strict=True)
         progress.take(finite_returns, finite_lengths, env_steps, total_steps)
         metrics |= {"episode/return": fmean(finite_returns), "episode/length": fmean(finite_lengths)}
+    progress.forget(env_steps, total_steps)
     for name, mean in {"return_recent": progress.recent_return, "return_100": progress.mean_return}.items():
         if mean is not None:
             metrics[f"episode/{name}"] = mean

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -17,7 +18,7 @@ from inchworm.config import ALGORITHMS, PRESETS, RunConfig, preset_for
 from inchworm.envs.source import EnvSource, env_reference, env_source
 from inchworm.errors import ConfigError
 from inchworm.models.advice import advise
-from inchworm.models.observations import is_image
+from inchworm.models.observations import is_image, num_features
 from inchworm.spaces import EnvSpec
 from inchworm.warning import warn
 from inchworm.workers import check_outside, cores
@@ -73,6 +74,7 @@ def plan(
             settings = {"num_envs": source.num_envs} | settings
         algorithm = with_settings(defaults, settings)
     _check_effect(algorithm, named, source.spec, own)
+    _check_memory(algorithm, source.spec, own)
     for finding in advise(source.spec, algorithm, own.network is not None):
         warn(str(finding))
     if of_run.get("env_processes", 1) != 1:
@@ -91,6 +93,51 @@ def plan(
         **of_run,
     )
     return config, source
+
+
+def _check_memory(settings: Settings, spec: EnvSpec, own: OwnParts) -> None:
+    """Refuses what cannot fit into this machine's memory, by the least that it would take.
+
+    That is a rollout, with the noise that its actions are drawn from, on the host and on the device; what the networks
+    read of it, where a choice becomes a number for each; and of both networks' outer layers the parameters, their
+    gradient and its two moments.
+
+    Raises:
+        ConfigError: it is more than there is; names what takes the most.
+    """
+    steps = settings.steps_per_iteration
+    observed = [
+        (math.prod(leaf.shape) if isinstance(leaf, spaces.Box | spaces.MultiBinary) else 1)
+        * spaces.storage_dtype(leaf).itemsize
+        for leaf in spaces.leaves(spec.observation_space)
+    ]
+    columns = sum(
+        leaf.size if isinstance(leaf, spaces.Box) else spaces.num_mask_columns(leaf)
+        for leaf in spaces.leaves(spec.action_space)
+    )
+    read = [leaf for leaf in spaces.leaves(spec.observation_space) if not is_image(leaf)]
+    inputs = 0 if own.network is not None else sum(map(num_features, read))
+    widths = settings.hidden_sizes or (columns,)
+    takes = {
+        "horizon": 2 * steps * 2 * sum(observed),
+        "action_space": 2 * steps * 4 * columns + 4 * 4 * columns * widths[-1],
+        "observation_space": 4 * steps * inputs + 4 * 4 * inputs * 2 * widths[0],
+    }
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if sum(takes.values()) <= there:
+        return
+    field = max(takes, key=lambda name: takes[name])
+    value, fix = {
+        "horizon": (settings.horizon, "Lower horizon or num_envs."),
+        "action_space": (f"{columns:,} choices or numbers", "Offer fewer, or several choices one beside the other."),
+        "observation_space": (
+            f"{inputs:,} numbers, where each choice is one",
+            "Give what tells more with fewer numbers, or a network of your own.",
+        ),
+    }[field]
+    needs = f"needs {sum(takes.values()) / 1e9:,.0f} GB at least"
+    problem = f"{needs} to train with num_envs = {settings.num_envs}, and this machine has {there / 1e9:,.0f}"
+    raise ConfigError(field, value, problem, fix)
 
 
 def with_settings(preset: Settings, named: dict[str, Any]) -> Settings:

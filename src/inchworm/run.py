@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from inchworm import spaces
-from inchworm.checks import check_integer
+from inchworm.checks import check_integer, check_output, check_path
 from inchworm.collect.evaluate import Evaluation, evaluate, evaluate_at_once, never
+from inchworm.collect.record import render_episode
 from inchworm.config import RunConfig
 from inchworm.envs.making import EnvFactory
 from inchworm.envs.source import EnvSource, env_source, is_object
-from inchworm.errors import ConfigError
+from inchworm.errors import ConfigError, EnvironmentContractError
 from inchworm.io.loggers import read_metrics
 from inchworm.io.run_folder import RunFolder
+from inchworm.io.video import write_video
 from inchworm.io.words import as_html, scores
 from inchworm.models.policy import Policy
 from inchworm.spaces import EnvSpec
@@ -73,6 +75,40 @@ class Run:
             source = source_of(self.config, env, env_kwargs)
         check_fits(source, EnvSpec(self.policy.observation_space, self.policy.action_space))
         return source
+
+    def record(
+        self,
+        *,
+        out: str | Path | None = None,
+        seed: int = 0,
+        env: Any = None,
+        env_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Path, int, float]:
+        """Writes a video of the policy's first 300 steps in an episode, by default video.mp4 in the run's folder.
+
+        `env` and `env_kwargs` are as in `evaluate`.
+
+        Returns:
+            The video's path, its number of frames, and the return up to the last of them.
+
+        Raises:
+            MissingDependencyError: there is no renderer or no video writer.
+        """
+        check_integer("seed", seed, 0, 2**32 - 1)
+        path = RunFolder(self.folder).video if out is None else check_path("out", out)
+        check_output("out", path, (".mp4",))
+        source = self.environments(env, env_kwargs)
+        if not source.draws:
+            raise EnvironmentContractError(
+                "env",
+                source.name,
+                "draws no pictures, as it is written in JAX",
+                "Give env=, or --env module:factory, for a Gymnasium environment of the same spaces that does.",
+            )
+        factory = source.renderer or factory_of(source)
+        frames, total, fps = render_episode(self.policy, factory, seed=seed)
+        write_video(frames, path, fps)
+        return path, len(frames), total
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row an iteration, as in metrics.jsonl."""

@@ -429,7 +429,8 @@ def _leave(reason: str, results: Sequence[Run | InchwormError]) -> None:
                 print(f"After {steps:,} of {total:,} steps. Continue with:")
                 print(f"  {command('resume', run.folder, run.config, run.source)}")
             else:
-                print(f"The run itself is over, after {steps:,} steps:\n  {short(run.folder)}")
+                print(f"The run itself is over, after {steps:,} steps. Play whole episodes with:")
+                print(f"  {command('evaluate', run.folder, run.config, run.source)}")
     leave(reason)
 
 

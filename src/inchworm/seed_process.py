@@ -1,5 +1,11 @@
 """The program of a process that trains one of several seeds."""
 
+import signal
+
+if __name__ == "__main__":
+    # Before what takes long to import: until training hears it, Ctrl-C ends this process without a word.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 import time
 from collections.abc import Callable

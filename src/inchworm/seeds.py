@@ -101,6 +101,9 @@ def train_seeds(
     Raises:
         InchwormError: one of its kinds; if some runs fail, the others are finished before.
     """
+    if "on_iteration" in settings:
+        problem = "is not heard where several seeds are trained, some in other processes"
+        raise ConfigError("on_iteration", settings["on_iteration"], problem, "Train seed by seed, with iw.train.")
     if not isinstance(seeds, Iterable):
         raise ConfigError("seeds", seeds, "is no list of seeds", "Give several, e.g. range(3).")
     seeds = [check_integer("seeds", seed, 0, 2**32 - 1) for seed in seeds]
@@ -142,6 +145,9 @@ def train_seeds(
             whole = {"evaluation_episodes": evaluation_episodes, "backend": backend, "out": str(out)}
             calls = [whole | call for call in _calls(env, source, own, configs, names)]
         group = create_run_folder(*of_env, "", group_name)
+        stack.callback(_remove_without_runs, group, names)
+        about = {"env": config.env, "algorithm": config.algorithm_name, "seeds": seeds, "runs": names}
+        write_json(group.summary, about)  # by which the folder is known for what it is from now on
         if progress:
             numbers = ", ".join(map(str, seeds))
             say(f"{headline(config)}, seeds {numbers}, on {device_name()}\n{short(group.path)}")
@@ -172,12 +178,18 @@ def train_seeds(
     for failure in failures[1:]:
         warn(f"Another run failed too: {failure}")
     if not runs:
-        group.path.rmdir()
         raise failures[0]
     together = _conclude(group, config, runs)
     if failures:
         raise failures[0]
     return together
+
+
+def _remove_without_runs(group: RunFolder, names: Sequence[str]) -> None:
+    """Removes the folder of several seeds again where none of them came to anything, so that its name is free."""
+    if not any(group.path.with_name(name).exists() for name in names):
+        group.summary.unlink(missing_ok=True)
+        group.path.rmdir()
 
 
 def _observer(line: GroupProgress, index: int) -> Observer:
@@ -222,7 +234,7 @@ def _named(error: InchwormError, folder: Path, config: RunConfig, source: EnvSou
 
 
 def _conclude(group: RunFolder, config: RunConfig, runs: list[Run]) -> RunGroup:
-    """What the runs came to together: a picture, and means with deviations over seeds."""
+    """What the runs came to together: a picture, and means with deviations over seeds; of those that did."""
     scores = {
         "return_100": [run.summary["return_100"] for run in runs],
         **{

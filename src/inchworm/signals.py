@@ -45,7 +45,7 @@ def acknowledge(number: int) -> None:
     """Tells who has typed Ctrl-C what comes of it, by the descriptor, because a signal may come while Python prints."""
     if number == signal.SIGINT and os.isatty(2):
         with contextlib.suppress(OSError):
-            os.write(2, b"\r\x1b[2KStopping after this iteration; Ctrl-C once more ends at once.\n")
+            os.write(2, b"\r\x1b[2KStopping, when what runs is saved; Ctrl-C once more ends at once.\n")
 
 
 def leave(name: str) -> None:

@@ -85,7 +85,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     ours = OURS.get(folded)
     near = [folded] if folded in names else [name for name in ours or () if name in names]
     if not near and ours != []:
-        near = get_close_matches(folded, list(names), n=3, cutoff=0.6)
+        near = get_close_matches(folded, list(names), n=3, cutoff=0.75)
     return f" (did you mean {' or '.join(names[name] for name in near)}?)" if near else ""
 
 

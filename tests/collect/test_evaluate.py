@@ -64,6 +64,40 @@ def test_sampled_actions_differ_from_modes_and_are_decided_by_the_seed(play):
     assert 15 < sampled.mean < 35, "random play comes to 22"
 
 
+class Unending(gymnasium.Env):
+    """Gives a reward that is not finite."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(4, np.float32), -np.inf, True, False, {}
+
+
+class Divides:
+    """CartPole in JAX whose rewards are not numbers."""
+
+    def __init__(self):
+        self._env = CLASSIC_CONTROL["CartPole-v1"]
+
+    def __getattr__(self, name):
+        return getattr(self._env, name)
+
+    def step(self, *arguments):
+        transition = self._env.step(*arguments)
+        return transition._replace(reward=transition.reward * np.nan)
+
+
+def test_a_return_that_is_not_finite_is_an_error_of_the_environment():
+    policy = untrained(CLASSIC_CONTROL["CartPole-v1"], {})
+    for play in (lambda: evaluate(policy, Unending), lambda: evaluate_at_once(policy, Divides(), episodes=2)):
+        with pytest.raises(EnvironmentContractError, match="not finite") as error:
+            play()
+        assert error.value.field == "reward"
+
+
 def test_evaluations_and_videos_begin_where_no_training_environment_does():
     class Seeded(Probe):
         metadata: ClassVar = {"render_modes": ["rgb_array"]}

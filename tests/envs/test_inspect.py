@@ -8,9 +8,10 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 from gymnasium.vector import SyncVectorEnv
 
+from inchworm.envs.gymnasium import spec_of
 from inchworm.envs.inspect import Report, inspect_environment
 from inchworm.envs.source import env_source
-from inchworm.envs.trial import Finding
+from inchworm.envs.trial import Finding, random_draws
 from inchworm.errors import ConfigError, EnvironmentContractError
 
 
@@ -108,7 +109,7 @@ def test_bytes_are_scaled_by_the_network_and_need_no_other_scale():
     assert inspect(seen).warnings == ()
 
 
-@pytest.mark.parametrize("reward", [None, "1.0", 1j, np.ones(1), [1.0]])
+@pytest.mark.parametrize("reward", [None, "1.0", 1j, np.ones(2), [1.0, 2.0]])
 def test_a_reward_that_is_no_number_is_a_problem(reward):
     assert "float(reward)" in find(inspect(answering(1, reward)).problems, "reward", "at step 1 of episode 1").fix
 
@@ -501,3 +502,37 @@ def test_a_number_that_its_byte_cannot_hold_is_a_problem():
 def test_a_vector_environment_is_refused():
     with pytest.raises(ConfigError, match="Check one of its environments"):
         inspect(SyncVectorEnv([Healthy, Healthy]))
+
+
+def test_a_reward_in_an_array_of_one_number_is_taken_as_in_training():
+    report = inspect(answering(1, lambda reward: np.array([reward])))
+    assert not [one for one in report.problems if one.where == "reward"]
+
+
+def test_a_reset_of_the_old_kind_is_told_what_to_take():
+    report = inspect(environment(reset=lambda self: (np.zeros(2, np.float32), {})))
+    (problem,) = report.problems
+    assert problem.where == "env.reset"
+    assert problem.fix.startswith("Write `def reset(self, *, seed=None, options=None)`")
+
+
+def test_what_is_raised_where_training_is_tried_is_told_with_its_line_and_not_to_be_checked_once_more():
+    calls = [0]
+
+    def step(self, action):
+        calls[0] += 1
+        if calls[0] > 130:
+            raise RuntimeError("boom")
+        return Healthy.step(self, action)
+
+    report = inspect(environment(step=step))
+    (problem,) = report.problems
+    assert "boom" in problem.problem
+    assert f"It comes from {__file__}, line " in problem.fix
+
+
+@pytest.mark.parametrize("space", [Discrete(5_000_000), MultiDiscrete([2_000_000] * 2), Box(-1, 1, (3_000_000,))])
+def test_a_huge_space_of_actions_takes_no_more_memory_than_there_is(space):
+    draws = random_draws(spec_of(environment(action_space=space)()).action_space, 2000, 0)
+    assert sum(draw.nbytes for draw in draws) < 2**28
+    assert all(len(draw) >= 1 for draw in draws)

@@ -11,7 +11,6 @@ import gymnasium
 import pytest
 
 import inchworm as iw
-from inchworm.api import record
 from inchworm.cli.main import main
 from inchworm.errors import ConfigError
 from inchworm.io import checkpoint as checkpoints
@@ -93,7 +92,7 @@ def test_nothing_is_imported_because_a_folder_names_it(tmp_path, monkeypatch, ca
 def test_arguments_that_may_name_a_file_or_a_module_are_asked_for_again(tmp_path, kwargs):
     folder = half_a_run(tmp_path)
     forge(folder, env_kwargs=kwargs)
-    again = [lambda: iw.resume(folder), lambda: iw.load(folder).evaluate(), lambda: record(iw.load(folder))]
+    again = [lambda: iw.resume(folder), lambda: iw.load(folder).evaluate(), lambda: iw.load(folder).record()]
     for call in again:
         with pytest.raises(ConfigError, match=r"env_kwargs = .*Give them again") as error:
             call()

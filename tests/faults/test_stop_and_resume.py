@@ -262,7 +262,8 @@ def test_ctrl_c_in_the_last_iteration_ends_the_program_when_all_is_saved(tmp_pat
     assert RunFolder(folder).complete
     told = capsys.readouterr().out
     assert "Stopped by SIGINT; everything is saved." in told
-    assert f"The run itself is over, after 320 steps:\n  {short(folder)}" in told
+    assert "The run itself is over, after 320 steps. Play whole episodes with:\n" in told
+    assert f"  inchworm evaluate {short(folder)}" in told or f"iw.load({str(folder)!r}).evaluate(" in told
 
 
 class SendsSigterm(AlwaysTruncates):

@@ -76,7 +76,9 @@ def _read(path: Path) -> _Drawn:
     folder = RunFolder(path)
     if folder.config.exists() or not folder.summary.exists():
         return _Drawn(path, [open_run_folder(path)], str(read_json(folder.config).get("env")), False)
-    runs = [open_run_folder(run.path) for run in runs_of_group(path)]
+    named = runs_of_group(path)
+    # Of seeds that are trained one after the other, or were stopped, some may have no folder.
+    runs = [open_run_folder(run.path) for run in named if run.path.exists()] or [open_run_folder(named[0].path)]
     return _Drawn(path, runs, str(read_json(folder.summary).get("env")), True)
 
 

@@ -37,15 +37,11 @@ def main(arguments: list[str]) -> int:
         # Without a display MuJoCo renders only through EGL, and reads this when it is imported.
         os.environ.setdefault("MUJOCO_GL", "egl")
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    from inchworm.api import load, record
+    from inchworm.api import load
     from inchworm.cli.report import columns, video_of
 
-    path, frames, total = record(
-        load(options.run, which=options.which),
-        out=options.out,
-        seed=options.seed,
-        env=options.env,
-        env_kwargs=options.env_kwargs,
+    path, frames, total = load(options.run, which=options.which).record(
+        out=options.out, seed=options.seed, env=options.env, env_kwargs=options.env_kwargs
     )
     if options.json:
         print(json.dumps({"video": str(path), "frames": frames, "return": total}))

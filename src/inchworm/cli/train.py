@@ -41,7 +41,7 @@ class Options:
     stop_return: float | None = None
     """Stop once the mean return of the last 100 episodes reaches this."""
     max_seconds: float | None = None
-    """Stop after this much wall-clock time, in seconds; a resumed run has as much again."""
+    """Stop after this much wall-clock time, in seconds; each resume has as much again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ import numpy as np
 from inchworm import spaces
 from inchworm.collect.acting import prepare
 from inchworm.collect.rollout import Standing, at_start, make_rollout
-from inchworm.envs.checked import CheckedEnv
+from inchworm.envs.checked import CheckedEnv, not_finite
 from inchworm.envs.jax_env import JaxEnv, first_key
 from inchworm.envs.making import EnvFactory
 from inchworm.envs.pool import environment_seed
 from inchworm.envs.traced import Copies
-from inchworm.io.words import with_spread
+from inchworm.io.words import count, with_spread
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
@@ -54,7 +54,9 @@ class Evaluation:
 
     def __repr__(self) -> str:
         how = "deterministic" if self.deterministic else "stochastic"
-        return f"Evaluation({how}, {len(self.returns)} episodes, return {with_spread(self.mean, self.std)})"
+        cut = f", {self.unfinished} cut at its step limit" if self.unfinished else ""
+        told = f"{with_spread(self.mean, self.std)} over {count(len(self.returns), 'episode')}{cut}"
+        return f"Evaluation({how}, return {told if self.returns else 'of no episode'})"
 
     def summary(self) -> dict[str, Any]:
         """As JSON."""
@@ -88,7 +90,8 @@ def evaluate(
         over: told after each step how many episodes had ended before; True drops this one and ends the evaluation.
 
     Raises:
-        EnvironmentContractError: the environment does not keep its interface's promises, as in training.
+        EnvironmentContractError: the environment does not keep its interface's promises, or a reward or an observation
+            is not finite.
     """
     env = CheckedEnv(factory, EnvSpec(policy.observation_space, policy.action_space))
     returns, lengths, unfinished = [], [], 0
@@ -149,6 +152,8 @@ def evaluate_at_once(
             # Of episodes side by side those that are over by now are the shortest.
             return Evaluation([], [], deterministic, 0)
     returns[running], lengths[running] = np.asarray(now.episode_return)[running], steps
+    if not np.isfinite(returns).all():
+        raise not_finite("reward", returns[~np.isfinite(returns)][0].item())
     return Evaluation(returns.tolist(), lengths.astype(int).tolist(), deterministic, int(running.sum()))
 
 

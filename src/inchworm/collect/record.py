@@ -1,6 +1,7 @@
 """An episode as pictures."""
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -11,7 +12,7 @@ import numpy as np
 from inchworm.collect.evaluate import play
 from inchworm.envs.checked import CheckedEnv
 from inchworm.envs.making import EnvFactory
-from inchworm.envs.pool import environment_seed, first_line
+from inchworm.envs.pool import environment_seed, first_line, mending
 from inchworm.errors import EnvironmentContractError, InchwormError, MissingDependencyError
 from inchworm.models.policy import Policy
 from inchworm.spaces import EnvSpec
@@ -77,6 +78,16 @@ def _rendering() -> Iterator[None]:
             "renderer",
             type(error).__name__,
             f"the environment cannot be rendered here ({first_line(error)})",
-            "MuJoCo needs EGL or OSMesa (Debian: apt-get install libegl1 libosmesa6), classic control needs "
-            'pip install "inchworm[classic]".',
+            _renderer_of(error),
         ) from error
+
+
+def _renderer_of(error: Exception) -> str:
+    """What to install, by the modules that an error has passed; where it comes from, if they are no renderer's."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    modules = {part for frame in frames for part in str(frame.f_globals.get("__name__")).split(".")}
+    if modules & {"mujoco", "OpenGL", "glfw"}:
+        return "MuJoCo needs EGL or OSMesa (Debian: apt-get install libegl1 libosmesa6)."
+    if "pygame" in str(error):
+        return 'It needs pip install "inchworm[classic]".'
+    return mending("render", error)

@@ -19,6 +19,7 @@ from inchworm.envs.gymnasium import spec_of
 from inchworm.envs.pool import environment_seed
 from inchworm.envs.single_view import MAX_SEED, SingleView
 from inchworm.envs.traced import Transition
+from inchworm.errors import EnvironmentContractError
 from inchworm.spaces import EnvSpec
 from inchworm.types import ArrayTree
 
@@ -43,6 +44,9 @@ def make_ale(env: str, kwargs: dict[str, Any], num_envs: int, threads: int) -> A
         EnvironmentContractError: there is no such game.
         ConfigError: it does not take the arguments.
     """
+    if not is_game(env):
+        fix = "Give e.g. ALE/Pong-v5 or PongNoFrameskip-v4, or another backend."
+        raise EnvironmentContractError("env", env, "is no id of an Atari game", fix)
     with importing("ale", "atari"):
         import chex  # noqa: F401  (its XLA interface needs it)
         from ale_py import registration, roms

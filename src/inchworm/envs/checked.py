@@ -1,5 +1,6 @@
 """One environment apart from training, whose every answer is read as a pool of training reads it."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,16 @@ from inchworm.errors import EnvironmentContractError
 from inchworm.spaces import EnvSpec
 
 SOURCE = "the environment"
+
+
+def not_finite(what: str, value: Any) -> EnvironmentContractError:
+    """What is wrong with NaN or infinity. Training drops what it would learn from it; apart from it nothing is left."""
+    return EnvironmentContractError(
+        what,
+        repr(value),
+        f"is what {SOURCE} returned, and is not finite",
+        "Find the division, root or logarithm that it comes from.",
+    )
 
 
 class CheckedEnv:
@@ -52,6 +63,8 @@ class CheckedEnv:
         obs = self._observe(raw_obs, acted_on=not done)
         if not done:
             self._read_mask(info)
+        if not math.isfinite(reward):
+            raise not_finite("reward", reward)
         return obs, float(reward), done
 
     def close(self) -> None:
@@ -61,14 +74,8 @@ class CheckedEnv:
     def _observe(self, raw_obs: Any, acted_on: bool) -> Any:
         leaves = self._read(raw_obs, SOURCE)
         for leaf in leaves if acted_on else []:
-            # Training drops what it would learn from such an observation; here there is nothing but the next action.
             if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-                raise EnvironmentContractError(
-                    "observation",
-                    repr(leaf),
-                    f"is what {SOURCE} returned, and is not finite",
-                    "Find the division, root or logarithm that it comes from.",
-                )
+                raise not_finite("observation", leaf)
         return spaces.unflatten(self._space, leaves)
 
     def _read_mask(self, info: Any) -> None:

@@ -383,7 +383,7 @@ def read_step(answer: Any, source: str) -> tuple[Any, ...]:
     if type(reward) in _PLAIN and type(terminated) in _PLAIN and type(truncated) in _PLAIN:
         return answer
     try:
-        return raw_obs, _one(reward), _one(terminated), _one(truncated), info
+        return raw_obs, one_number(reward), one_number(terminated), one_number(truncated), info
     except (TypeError, ValueError) as error:
         raise EnvironmentContractError(
             "env.step",
@@ -393,7 +393,7 @@ def read_step(answer: Any, source: str) -> tuple[Any, ...]:
         ) from error
 
 
-def _one(value: Any) -> Any:
+def one_number(value: Any) -> Any:
     """A single number or flag; TypeError for all else, because bool("no") is true and float("3") is 3."""
     if type(value) in _PLAIN:
         return value

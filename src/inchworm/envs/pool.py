@@ -1,5 +1,6 @@
 """What the host collector needs of environments: N of them, stepped side by side into preallocated rows."""
 
+import traceback
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -258,8 +259,16 @@ def raised_error(method: str, error: Exception, source: str) -> EnvironmentContr
         f"env.{method}",
         f"{type(error).__name__}: {first_line(error)}",
         f"was raised by {source}",
-        "Run `inchworm check` on the environment, or with --debug to see its traceback.",
+        mending(method, error),
     )
+
+
+def mending(method: str, error: Exception) -> str:
+    """What to do about an error that a method of the user's environment raised."""
+    if method == "reset" and isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+        return "Write `def reset(self, *, seed=None, options=None)`, and return (observation, info)."
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"It comes from {frame.filename}, line {frame.lineno}."
 
 
 def close_env(name: str, env: Any) -> None:

@@ -3,7 +3,6 @@
 import math
 import textwrap
 import time
-import traceback
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -13,13 +12,15 @@ import numpy as np
 
 from inchworm import spaces
 from inchworm.envs.episode_log import checksum
-from inchworm.envs.gymnasium import RESET_PARTS, STEP_PARTS
+from inchworm.envs.gymnasium import RESET_PARTS, STEP_PARTS, one_number
 from inchworm.envs.masks import MaskRows, find_mask, gives_by_method
-from inchworm.envs.pool import ObservationReader, first_line, unpack
+from inchworm.envs.pool import ObservationReader, first_line, mending, unpack
 from inchworm.errors import EnvironmentContractError, InchwormError
 from inchworm.models.advice import Finding
 from inchworm.spaces import Box, Discrete, EnvSpec
 
+MAX_DRAWN = 20_000_000
+"""Numbers that random actions are made from, over all steps: huge spaces get fewer steps."""
 MAX_FEATURES = 100_000
 """Statistics are kept of this many numbers of each part of an observation."""
 
@@ -143,9 +144,12 @@ class Trial:
         return self._masks.rows.tobytes()
 
     def _check_reward(self, reward: Any) -> None:
-        if not _is_number(reward):
+        try:
+            reward = one_number(reward)  # as training reads it
+        except (TypeError, ValueError):
             self._notes.problem("reward", f"is {_shown(reward)}{self._place()}", "Return one number: float(reward).")
-        elif not abs(float(reward)) <= float(np.finfo(np.float32).max):
+            return
+        if not abs(float(reward)) <= float(np.finfo(np.float32).max):
             self._notes.problem("reward", f"is {float(reward):.3g}, not a finite float32{self._place()}", FINITE_FIX)
         else:
             self.rewards.append(float(reward))
@@ -201,7 +205,10 @@ def random_draws(space: spaces.Space, steps: int, seed: int) -> list[np.ndarray]
     """
     rng = np.random.default_rng(seed)
     draws = []
-    for leaf in spaces.leaves(space):
+    leaves = spaces.leaves(space)
+    numbers = sum(leaf.size if isinstance(leaf, Box) else spaces.num_mask_columns(leaf) for leaf in leaves)
+    steps = max(1, min(steps, MAX_DRAWN // max(numbers, 1)))
+    for leaf in leaves:
         if isinstance(leaf, Box):
             low, high = spaces.bounds(leaf)
             finite = np.isfinite(high - low)
@@ -250,13 +257,8 @@ def guarded(method: str, call: Callable[..., Any], *args: Any, **kwargs: Any) ->
     except InchwormError:
         raise
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise EnvironmentContractError(
-            f"env.{method}",
-            f"{type(error).__name__}: {first_line(error)}",
-            "was raised",
-            f"It comes from {frame.filename}, line {frame.lineno}.",
-        ) from error
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise EnvironmentContractError(f"env.{method}", what, "was raised", mending(method, error)) from error
 
 
 def _is_number(value: Any) -> bool:

@@ -86,7 +86,9 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
     Raises:
         CheckpointError: the files are missing, damaged or of another version.
     """
-    folder, fix = check_path("folder", folder), "Name another run or policy folder."
+    folder, fix = check_path("folder", folder), "Name another policy's folder."
+    if not (folder / JSON).exists() and (folder / "policy" / JSON).exists():
+        fix = f"It is a run's folder: name {folder / 'policy'}, or take iw.load(...).policy."
     try:
         document, tensors = _read(folder)
         arrays = parse_tensors(TENSORS, tensors, document["tensors"])

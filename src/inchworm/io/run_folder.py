@@ -67,7 +67,7 @@ class RunFolder:
             summary = read_json(self.summary)
         except CheckpointError:
             return False
-        return summary.get("complete") is True and summary.get("env_steps") == env_steps
+        return self.policy.is_dir() and summary.get("complete") is True and summary.get("env_steps") == env_steps
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -96,7 +96,7 @@ def check_name(name: Any) -> None:
     """`RunFolderError` unless a run's folder can be called so; None leaves the name to the library."""
     if name is None:
         return
-    if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+    if not isinstance(name, str) or not name.strip(". ") or Path(name).name != name:
         raise RunFolderError("name", name, "is not the name of one folder", "Give a text without slashes.")
 
 

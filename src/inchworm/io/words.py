@@ -63,7 +63,8 @@ def scores(summary: dict[str, Any]) -> dict[str, str]:
 def final_return(summary: dict[str, Any]) -> str:
     """The final score: the mean return of the last 100 episodes, or of as many as there were."""
     if summary["return_100"] is None:
-        return "no episode has ended"
+        ended = count(summary["episodes"], "episode")
+        return f"{ended} ended, none with a finite return" if summary["episodes"] else "no episode has ended"
     over = summary.get("return_over", min(summary["episodes"], 100))  # which older summaries do not have
     return f"{format_return(summary['return_100'])} over the last {over} of {count(summary['episodes'], 'episode')}"
 

@@ -32,7 +32,9 @@ class Finding:
 def advise(spec: EnvSpec, settings: ModelSettings, own_network: bool = False) -> list[Finding]:
     """What is against the spaces, for a policy of these settings, perhaps with a network of the user's own."""
     seen = [] if own_network else [_of_vector(leaf) for leaf in spaces.leaves(spec.observation_space)]
-    boxes = [leaf for leaf in spaces.leaves(spec.action_space) if isinstance(leaf, Box)]
+    # Boxes of whole numbers have no policy, and are refused.
+    leaves = spaces.leaves(spec.action_space)
+    boxes = [leaf for leaf in leaves if isinstance(leaf, Box) and np.dtype(leaf.dtype).kind == "f"]
     gaussian = settings.action_distribution == "gaussian"
     return [each for each in seen if each is not None] + [
         found for box in boxes if gaussian for found in _of_bounds(box, first_deviation(settings))

@@ -58,13 +58,16 @@ def check_scalar(
     `above` bounds one end only, so that a learning rate may start or end at zero, but not stay there.
     """
     schedule = _parse(field, value)
+    fix = f"Stay between {minimum:g} and {maximum:g}."
+    if math.isfinite(above):
+        fix = f"Give more than {above:g}; a schedule may start or end there."
     for end in (schedule.start, schedule.end):
         if not math.isfinite(end):
             raise ConfigError(field, value, "is not finite", FORMS)
         if not minimum <= end <= maximum:
-            raise ConfigError(field, value, "is out of range", f"Stay between {minimum:g} and {maximum:g}.")
+            raise ConfigError(field, value, "is out of range", fix)
     if not max(schedule.start, schedule.end) > above:
-        raise ConfigError(field, value, "is out of range", f"Start or end above {above:g}.")
+        raise ConfigError(field, value, "is out of range", fix)
     return schedule
 
 
