@@ -89,14 +89,16 @@ class Mutant(NamedTuple):
 
 
 def modules(chosen: list[str]) -> list[str]:
-    """The modules of the packages, in order; of those chosen if any are."""
+    """The modules of the packages, in order; of those chosen if any are, in theirs."""
     found = [
         path.relative_to(ROOT / SOURCE).with_suffix("").as_posix()
         for package in PACKAGES
         for path in sorted((ROOT / SOURCE / package).rglob("*.py"))
         if path.stem != "__init__"
     ]
-    return [one for one in found if not chosen or any(f"{one}/".startswith(f"{prefix}/") for prefix in chosen)]
+    if not chosen:
+        return found
+    return [one for prefix in chosen for one in found if f"{one}/".startswith(f"{prefix}/")]
 
 
 @cache
