@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import pytest
+from jax._src import xla_bridge
 
 Change = tuple[CodeType, CodeType]
 
@@ -78,6 +79,8 @@ class Forks:
         jax.devices = self._devices
         if session.testsfailed:
             raise SystemExit("the tests cannot be collected")
+        if xla_bridge._backends:
+            raise SystemExit("a test file computes with JAX when it is imported, which cannot be forked then")
         alone = self._measure(session)
         # Programs of mutants are not worth keeping.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)

@@ -12,6 +12,7 @@ from inchworm.algorithms.optimizer import adapted_learning_rate, make_direction
 from inchworm.algorithms.policy_gradient import A2C, REINFORCE, PolicyGradient, trust_region_gain
 from inchworm.algorithms.ppo import adapted_kl_coef
 from inchworm.errors import ConfigError
+from inchworm.models.settings import to_json
 from inchworm.rl.distributions import Categorical, DiagonalGaussian
 from inchworm.spaces import Box, Discrete, EnvSpec
 from inchworm.types import Batch
@@ -219,9 +220,35 @@ def test_one_step_algorithms_refuse_what_needs_minibatches():
 
 
 def test_a2c_and_reinforce_are_one_update_with_other_defaults():
-    a2c, reinforce = A2C(), REINFORCE()
-    assert (a2c.num_envs, a2c.horizon, a2c.gradient_steps_per_iteration) == (16, 5, 1)
-    assert str(reinforce.gae_lambda) == "1.0"
+    shared = {"adam_epsilon": 1e-5, "vf_coef": "0.5", "max_grad_norm": 0.5, "gae_lambda": "1.0"}
+    expected = {
+        A2C: {"num_envs": 16, "horizon": 5, "learning_rate": "0.0007", "ent_coef": "0.01"},
+        REINFORCE: {"num_envs": 8, "horizon": 256, "learning_rate": "linear:0.003:0.0", "ent_coef": "0.0"},
+    }
+    for kind, own in expected.items():
+        assert to_json(kind(), kind).items() >= (shared | own).items()
+        assert kind().gradient_steps_per_iteration == 1
+
+
+@pytest.mark.parametrize("rate", ["0.5", "linear:0.5:0.0"])
+def test_the_value_function_s_own_step_size_is_any_above_zero(rate):
+    assert str(A2C(value_learning_rate=rate).value_learning_rate) == rate
+
+
+def test_the_learning_rate_s_factor_begins_at_one():
+    algorithm = policy_gradient.make(A2C(**SMALL, target_kl=0.01), CHOICE, 1000)
+    assert algorithm.init(jax.random.key(0)).adaptive["learning_rate_scale"] == 1
+
+
+def test_a_short_direction_along_the_kl_is_divided_by_its_own_length():
+    new = DiagonalGaussian(jnp.float32([[[0.5]]]), jnp.float32([[[0.0]]]))
+    average = DiagonalGaussian(jnp.float32([[[0.0]]]), jnp.float32([[[0.0]]]))
+    batch = rows(np.float32([[4.0]]), np.float32([[[1.5]]]))
+    # As above with m = 0.5: g = A ((a - m), (a - m)^2 - 1) = (4, 0), k = (m, -m^2) = (0.5, -0.25), k.g = 2 and
+    # |k|^2 = 0.3125; bound 1: g - (2 - 1) / 0.3125 k = (4 - 1.6, 0.8).
+    held = jax.grad(lambda d: trust_region_gain(d, average, batch, 1.0).sum())(new)
+    np.testing.assert_allclose(held.mean.ravel(), [2.4], atol=1e-5)
+    np.testing.assert_allclose(held.log_std.ravel(), [0.8], atol=1e-5)
 
 
 def test_an_optax_chain_that_holds_its_learning_rate_is_refused():

@@ -173,6 +173,15 @@ def test_the_loss_s_parts_are_reported_over_the_valid_rows(hand_made):
     assert metrics["policy/clip_fraction"] == pytest.approx(4 / 8)
 
 
+def test_the_clip_fraction_in_log_space_is_of_ratios_outside_of_the_range_s_exponentials(hand_made):
+    model, batch, _ = hand_made
+    config = PPO(normalize_advantage="none", surrogate="log_clip")
+    # exp(-0.6) = 0.549 and exp(0.38) = 1.462: of the first eight ratios 1.5 and 0.5 are outside.
+    now = {"clip_range": 0.6, "clip_range_high": 0.38, "vf_coef": 0.5, "ent_coef": 0.0}
+    (_, metrics), _ = loss_and_gradient(model, NORMALIZERS, batch, config, now)
+    assert metrics["policy/clip_fraction"] == pytest.approx(2 / 8)
+
+
 def test_a_row_of_weight_zero_changes_nothing(hand_made):
     model, batch, _ = hand_made
     now = {"clip_range": 0.2, "vf_coef": 1.0, "ent_coef": 0.1}

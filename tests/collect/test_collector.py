@@ -45,7 +45,7 @@ class Envs:
     """Three environments of a pool that always starts anew."""
 
     spec = Pool.spec
-    start = (jnp.zeros(3), jnp.zeros((3, 1)))
+    start = (np.zeros(3, np.float32), np.zeros((3, 1), np.float32))
     scope = contextlib.nullcontext
 
     def close(self):

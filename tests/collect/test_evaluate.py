@@ -1,5 +1,6 @@
 """Episodes played apart from training: side by side or one by one, with the answers that training takes."""
 
+from functools import cache
 from typing import ClassVar
 
 import gymnasium
@@ -190,20 +191,22 @@ def masking(*masks):
     return Masking
 
 
-POLICY = Policy(fixed_model(EnvSpec(spaces.Box((2,), "float32", -1.0, 1.0), spaces.Discrete(2))), (None,))
+@cache
+def fixed_policy():
+    return Policy(fixed_model(EnvSpec(spaces.Box((2,), "float32", -1.0, 1.0), spaces.Discrete(2))), (None,))
 
 
 def in_training(factory):
     pool = GymnasiumPool(factory, 1, 0)
-    HostRollouts(pool, 3, "clip").collect(POLICY.model, POLICY.obs_stats, jax.random.key(0))
+    HostRollouts(pool, 3, "clip").collect(fixed_policy().model, (None,), jax.random.key(0))
 
 
 def in_evaluation(factory):
-    return evaluate(POLICY, factory, episodes=1)
+    return evaluate(fixed_policy(), factory, episodes=1)
 
 
 def in_a_recording(factory):
-    return render_episode(POLICY, factory)
+    return render_episode(fixed_policy(), factory)
 
 
 FAULTS = {

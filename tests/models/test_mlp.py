@@ -57,6 +57,7 @@ def test_fresh_weights_are_orthogonal_with_the_gain_of_their_layer(fresh):
 
 
 def test_fresh_biases_are_zero_and_everything_is_single_precision(fresh):
+    assert [bias.shape for bias in fresh.biases] == [(16,), (8,), (3,)]
     assert all((np.asarray(bias) == 0).all() for bias in fresh.biases)
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
 

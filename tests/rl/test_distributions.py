@@ -23,6 +23,7 @@ from inchworm.rl.distributions import (
     Product,
     TanhGaussian,
 )
+from inchworm.rl.distributions.rounding import BFLOAT16
 
 NUM_SAMPLES = 1_000_000
 NUM_BETA_SAMPLES = 200_000
@@ -823,3 +824,7 @@ def test_a_bit_is_set_where_its_logit_and_its_noise_come_to_more_than_zero():
 
 def test_a_bit_that_is_as_likely_as_not_is_zero_by_mode():
     np.testing.assert_array_equal(Bernoulli(np.float32([0.0, 1e-6, -1e-6])).mode(), [0, 1, 0])
+
+
+def test_what_is_computed_in_bfloat16_may_be_rounded_to_a_neighbour():
+    assert float(jnp.finfo(jnp.bfloat16).eps) == BFLOAT16
