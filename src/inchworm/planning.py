@@ -228,7 +228,8 @@ def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:
     is divided between, or one a core for several runs side by side. Products of float32 numbers keep all their bits
     on accelerators too, whose default is fewer: acting and updating must agree about the policy.
     """
-    os.environ.setdefault("NPROC", str(threads))
+    if not os.environ.get("NPROC", "").isdecimal():
+        os.environ["NPROC"] = str(threads)
     if devices > 1:
         # Simulated devices wait for each other in the threads of one pool, and for ever if it has too few.
         os.environ["NPROC"] = str(max(int(os.environ["NPROC"]), 2 * devices))
@@ -239,10 +240,17 @@ def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_default_matmul_precision", "highest")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache_home / "inchworm" / f"jax-{jax.__version__}"))
+        with contextlib.suppress(RuntimeError):  # nobody's home is known: nothing is kept
+            cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            jax.config.update("jax_compilation_cache_dir", str(cache_home / "inchworm" / f"jax-{jax.__version__}"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        problem = f"names no platform that JAX can start here: {str(error).splitlines()[0]}"
+        raise ConfigError("JAX_PLATFORMS", platforms, problem, "Unset it, or set it to cpu.") from error
 
 
 def preset_name(source: EnvSource) -> str:

@@ -18,7 +18,7 @@ from inchworm.build import OwnParts, make_collector
 from inchworm.collect.collector import Collector
 from inchworm.config import RunConfig
 from inchworm.envs.source import EnvSource
-from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormError, WorkerError
+from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormError, RunFolderError, WorkerError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.curve import plot_curves
@@ -85,6 +85,9 @@ class Trainer:
                 f"{run.failure} {what_is_left(self.folder.path, self.config, self.source)}"
             ) from run.failure
         assert run.reason is not None
+        if not self.folder.config.exists():
+            fix = "Leave the folder of a run where it is until the run has ended."
+            raise RunFolderError("run", str(self.folder.path), "was removed or moved while it was trained", fix)
         state = self.collector.state(self.index)
         policy = policy_of(self.config, state.model, state.obs_stats, self._env_steps)
         save_policy(self.folder.policy, policy)

@@ -1,5 +1,6 @@
 """Warnings that point at the user's own line, and how programs of this library show them."""
 
+import contextlib
 import re
 import shutil
 import sys
@@ -35,7 +36,8 @@ def complain(text: str) -> None:
             textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")
         )
         text = "\n".join(lines)
-    print(text, file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # a full disk, a pipe that nobody reads, a closed stream
+        print(text, file=sys.stderr, flush=True)
 
 
 def plain(text: str) -> str:

@@ -295,11 +295,18 @@ def test_a_folder_that_cannot_be_listed_is_a_typed_error(tmp_path: Path) -> None
 def test_saving_creates_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # syncs in earnest
     synced = []
+    (tmp_path / "runs").mkdir()
     with watched(lambda name, arguments: synced.append(os.fstat(arguments[0]).st_ino), calls=("fsync",)):
         path = save_checkpoint(tmp_path / "runs" / "checkpoints", make(244))
     assert {folder.stat().st_ino for folder in (path, path.parent, path.parent.parent)} < set(synced)
     assert path == tmp_path / "runs" / "checkpoints" / "000244"
     assert sorted(os.listdir(path)) == sorted(FILES)
+
+
+def test_a_run_s_folder_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file"):
+        save_checkpoint(tmp_path / "gone" / "checkpoints", make())
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_have_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:
@@ -477,6 +484,7 @@ def test_the_first_checkpoint_of_a_run_can_be_retried_after_any_failure(tmp_path
     for k in range(100):
         log.clear()
         folder = tmp_path / str(k) / "checkpoints"
+        folder.parent.mkdir()
         with watched(fail_at(k, errno.ENOSPC, False, log), calls=FAILING_CALLS), suppress(CheckpointError):
             save_checkpoint(folder, make())
         assert_same(load_checkpoint(save_checkpoint(folder, make())), make())

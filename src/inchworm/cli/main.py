@@ -1,6 +1,5 @@
 """`inchworm COMMAND ...`: finds the command, and turns errors into one readable paragraph."""
 
-import contextlib
 import importlib
 import os
 import sys
@@ -79,11 +78,15 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         complain(f"error: {command} is no command{did_you_mean(command, COMMANDS)}. See inchworm --help.")
         return 2
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        complain("error: the current folder is not there any more. Go to one that is.")
+        return 2
     if any(":" in word for word in arguments):
         # A user's own module:factory is looked for where the command is run, after all that is installed, so that no
         # file there takes the place of a package.
-        with contextlib.suppress(FileNotFoundError):
-            sys.path.append(os.getcwd())
+        sys.path.append(here)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_in_full if debug else show

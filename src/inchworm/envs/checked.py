@@ -45,7 +45,7 @@ class CheckedEnv:
         """Starts an episode; returns the first observation, a tree like its space."""
         try:
             answer = self.env.reset(seed=seed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise raised_error("reset", error, SOURCE) from error
         raw_obs, info = unpack("reset", answer, RESET_PARTS, SOURCE)
         obs = self._observe(raw_obs, acted_on=True)
@@ -56,7 +56,7 @@ class CheckedEnv:
         """The observation after an action, its reward, and whether the episode is over."""
         try:
             answer = self.env.step(action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise raised_error("step", error, SOURCE) from error
         raw_obs, reward, terminated, truncated, info = read_step(answer, SOURCE)
         done = bool(terminated or truncated)

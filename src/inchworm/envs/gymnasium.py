@@ -326,7 +326,7 @@ class GymnasiumPool:
         source = self._names[index]
         try:
             answer = self._steps[index](action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise raised_error("step", error, source) from error
         raw_obs, reward, terminated, truncated, info = read_step(answer, source)
         for rows, leaf in zip(buffers.next_obs, self._read(raw_obs, source), strict=True):
@@ -354,7 +354,7 @@ class GymnasiumPool:
         source = self._names[index]
         try:
             answer = self._envs[index].reset(**kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise raised_error("reset", error, source) from error
         raw_obs, info = unpack("reset", answer, RESET_PARTS, source)
         leaves = self._read(raw_obs, source)

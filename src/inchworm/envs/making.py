@@ -42,7 +42,7 @@ class Factory:
                 return self._make()
             except InchwormError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._unmade(error) from error
 
     def __repr__(self) -> str:
@@ -58,7 +58,7 @@ class Factory:
         # Our own checks see every step; gymnasium's would only see the first.
         return gymnasium.make(self.origin, disable_env_checker=True, **self.kwargs)
 
-    def _unmade(self, error: Exception) -> InchwormError:
+    def _unmade(self, error: BaseException) -> InchwormError:
         """What keeps it from being made, by the error that was met."""
         name, what = repr(self), f"{type(error).__name__}: {first_line(error)}"
         renderer = os.environ.get("MUJOCO_GL")
@@ -101,7 +101,7 @@ def name_of(origin: Any) -> str:
     )
 
 
-def _unknown(env: str, error: Exception) -> EnvironmentContractError:
+def _unknown(env: str, error: BaseException) -> EnvironmentContractError:
     """An id or a name in a module that is not there."""
     module, colon, attribute = env.partition(":")
     if colon:
@@ -138,7 +138,7 @@ def _missing_package(env: str, message: str, module: str | None = None) -> Missi
     )
 
 
-def _loads_a_renderer(error: Exception) -> bool:
+def _loads_a_renderer(error: BaseException) -> bool:
     """Whether an error comes from MuJoCo's choice of a renderer, which is made when it is imported."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     modules = (str(frame.f_globals.get("__name__")) for frame in frames)

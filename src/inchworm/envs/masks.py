@@ -206,6 +206,6 @@ def find_mask(env: gymnasium.Env, info: Any, by_method: bool, source: str) -> An
             # Called if it can be, which is what gymnasium's vector environments do.
             found = env.get_wrapper_attr(METHOD)
             return found() if callable(found) else found
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise raised_error(METHOD, error, source) from error
     return found

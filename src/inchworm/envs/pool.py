@@ -253,8 +253,8 @@ def unpack(method: str, answer: Any, parts: tuple[str, ...], source: str) -> tup
     )
 
 
-def raised_error(method: str, error: Exception, source: str) -> EnvironmentContractError:
-    """What is raised when `source` raised an error of its own."""
+def raised_error(method: str, error: BaseException, source: str) -> EnvironmentContractError:
+    """What is raised when `source` raised an error of its own, or would end the program: a run ends with all saved."""
     return EnvironmentContractError(
         f"env.{method}",
         f"{type(error).__name__}: {first_line(error)}",
@@ -263,7 +263,7 @@ def raised_error(method: str, error: Exception, source: str) -> EnvironmentContr
     )
 
 
-def mending(method: str, error: Exception) -> str:
+def mending(method: str, error: BaseException) -> str:
     """What to do about an error that a method of the user's environment raised."""
     if method == "reset" and isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
         return "Write `def reset(self, *, seed=None, options=None)`, and return (observation, info)."
@@ -279,6 +279,6 @@ def close_env(name: str, env: Any) -> None:
         warn(f"{name} could not be closed: {type(error).__name__}: {first_line(error)}")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

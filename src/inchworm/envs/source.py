@@ -228,12 +228,12 @@ def _stored_kwargs(kwargs: dict[str, Any]) -> tuple[dict[str, Any], str]:
         ConfigError: they have none.
     """
     try:
-        document = json.dumps(kwargs, sort_keys=True)
+        document = json.dumps(kwargs, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             "env_kwargs",
             kwargs,
-            "cannot be written to config.json",
+            "cannot be written to config.json, and so not be read again",
             "Give a function that makes the environment with them.",
         ) from error
     return json.loads(document), document

@@ -256,7 +256,7 @@ def guarded(method: str, call: Callable[..., Any], *args: Any, **kwargs: Any) ->
         return call(*args, **kwargs)
     except InchwormError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {first_line(error)}"
         raise EnvironmentContractError(f"env.{method}", what, "was raised", mending(method, error)) from error
 

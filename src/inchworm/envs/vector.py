@@ -77,7 +77,7 @@ class VectorPool:
         start: Callable[..., Any] = self._env.reset
         try:
             answer = start(seed=seeds)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             try:
                 # Environments that are stepped as one array have one generator, and take one seed.
                 answer = start(seed=seeds[0])
@@ -138,7 +138,7 @@ class VectorPool:
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return getattr(self._env, method)(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise raised_error(method, error, SOURCE) from error
 
     def _read_results(self, results: list[Any]) -> list[np.ndarray]:
@@ -163,7 +163,7 @@ class VectorPool:
         if not given and self._with_method is not None and indices:
             try:
                 infos, given = {INFO_KEY: self._with_method.call(METHOD)}, True
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise raised_error(METHOD, error, SOURCE) from error
         # Where there is nothing, it is so for all, and one stands for them.
         for index in indices if given else indices[:1]:

@@ -88,6 +88,8 @@ class _Entry(NamedTuple):
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Writes `folder/<iteration>` durably and returns it; an older one of that iteration is replaced.
 
+    The folder is made where it is missing, but not what it lies in, which may have been moved away.
+
     At every moment, power cuts included, `load_newest` finds the old checkpoint or the new one.
 
     Raises:
@@ -102,7 +104,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         target = folder / f"{checkpoint.iteration:06d}"
         _check_no_link(folder)
         if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             sync_folder(folder.parent)
         os.mkdir(temporary)
         for name, data in files.items():

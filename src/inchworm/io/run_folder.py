@@ -114,7 +114,7 @@ def create_run_folder(out: Path, env: str, algorithm: str, ending: str, name: st
         RunFolderError: it cannot be written, or a run of that name exists, or the name is no folder's.
     """
     check_name(name)
-    parent = out / _env_folder(env) / algorithm
+    parent = out.absolute() / _env_folder(env) / algorithm  # an environment may change the current folder
     candidates = [name] if name is not None else [f"{stamp}-{ending}" for stamp in _stamps()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def open_run_folder(path: Path) -> RunFolder:
     Raises:
         RunFolderError: there is no run.
     """
-    folder = RunFolder(path)
+    folder = RunFolder(path.absolute())
     if folder.config.is_file():
         _check_own(folder)
         return folder
