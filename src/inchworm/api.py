@@ -18,7 +18,7 @@ from inchworm.errors import CheckpointError, ConfigError
 from inchworm.io import checkpoint as checkpoints
 from inchworm.io.checkpoint import Checkpoint
 from inchworm.io.policy_file import load_policy, policy_template
-from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, out_of, read_json
+from inchworm.io.run_folder import RunFolder, create_run_folder, open_run_folder, out_of, read_json, read_summary
 from inchworm.loop import RETURNS, Observer, has_reached_return
 from inchworm.models.network import CustomNetwork
 from inchworm.models.policy import Policy
@@ -251,7 +251,7 @@ def load(path: str | Path, *, which: str = "last", network: CustomNetwork | None
     summary: dict[str, Any] = {}
     if folder.summary.exists():
         try:
-            summary = read_json(folder.summary)
+            summary = read_summary(folder.summary)
         except CheckpointError as error:
             warn(f"The run is loaded without its summary: {error}")
     return Run(folder.path, config, policy, summary)

@@ -32,6 +32,7 @@ from inchworm.io.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from mutator import mutated, mutated_tensors, tensors
 
 FILES = ["manifest.json", "state.safetensors", "collector.safetensors", "collector.json"]
 DTYPES = [
@@ -734,11 +735,6 @@ def rewrite(path: Path, name: str, data: bytes) -> None:
     write_manifest(path, manifest)
 
 
-def tensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
-
-
 def edited(edit: Callable[[dict], object]) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         manifest = read_manifest(path)
@@ -975,45 +971,6 @@ def test_the_canary_would_sing() -> None:
     pickle.loads(PICKLE)
     assert CANARY.exists()
     CANARY.rmdir()
-
-
-NASTY = [
-    None, True, -1, 0, 1, 2**31, 2**63, 2**64, 10**400, 1.0, 0.5, 1e308, float("nan"), float("-inf"), "", "2",
-    "__import__('os')",
-    "\ud800", "\0", "../x", [], [[]], {}, {"": None}, {"a": [{}]}, ["F32"], "F32", "float32", "BF16",
-    [0], [2**40, 2**40], [2, 0],
-]  # fmt: skip
-
-
-def mutated(value: object, rng: np.random.Generator) -> object:
-    """The JSON value with one random part replaced, removed, renamed or doubled."""
-    value = json.loads(json.dumps(value))
-    parent, key, at = None, None, value
-    while isinstance(at, dict | list) and at and (parent is None or rng.random() < 0.85):
-        parent, key = at, (list(at) if isinstance(at, dict) else range(len(at)))[rng.integers(len(at))]
-        at = at[key]
-    nasty = NASTY[rng.integers(len(NASTY))]
-    if parent is None:
-        return nasty
-    match rng.integers(4):
-        case 0:
-            del parent[key]
-        case 1 if isinstance(parent, dict):
-            parent[str(nasty)] = at
-        case _:
-            parent[key] = nasty
-    return value
-
-
-def mutated_tensors(file: bytes, rng: np.random.Generator) -> bytes:
-    """The safetensors file with its header mutated, bytes overwritten, or cut."""
-    length = int.from_bytes(file[:8], "little")
-    if rng.random() < 0.7:
-        file = tensors(mutated(json.loads(file[8 : 8 + length]), rng), file[8 + length :])
-    damaged = bytearray(file)
-    for _ in range(rng.integers(3)):
-        damaged[rng.integers(len(damaged))] = rng.integers(256)
-    return bytes(damaged[: rng.integers(len(damaged))] if rng.random() < 0.1 else damaged)
 
 
 def test_2000_mutations_raise_nothing_but_checkpoint_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

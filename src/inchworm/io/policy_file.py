@@ -102,6 +102,9 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
         spec, normalized = spaces.spec_from_json(document), bool(document["normalized"])
         tree = from_arrays(policy_template(spec, settings, normalized, network), arrays)
         info, seed = document["info"], check_integer("seed", document["seed"], 0, 2**32 - 1)
+        kinds = {"env": str, "algorithm": str, "env_steps": int}
+        if type(info) is not dict or any(type(info.get(name, kind())) is not kind for name, kind in kinds.items()):
+            raise ValueError("it does not say where it comes from")
     except (*FAILURES, LookupError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             "policy",

@@ -8,12 +8,14 @@ runs/<env>/<algorithm>/<UTC stamp>-seed<k>/
 import contextlib
 import fcntl
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from inchworm.errors import CheckpointError, RunFolderError
@@ -219,6 +221,56 @@ def runs_of_group(path: Path) -> list[RunFolder]:
     if not names or not all(isinstance(name, str) and re.fullmatch(r"[^./\0][^/\0]*", name) for name in names):
         raise CheckpointError("summary.json", str(path), "names no runs of a group", "Name the runs' folders.")
     return [RunFolder(path.parent / name) for name in names]
+
+
+_WHOLE, _NUMBER, _TEXT = (int,), (int, float), (str,)
+_SUMMARY: dict[str, tuple[type, ...]] = {
+    "env": _TEXT,
+    "algorithm": _TEXT,
+    "seed": _WHOLE,
+    "stopped_by": _TEXT,
+    "iterations": _WHOLE,
+    "env_steps": _WHOLE,
+    "gradient_steps": _WHOLE,
+    "skipped_updates": _WHOLE,
+    "episodes": _WHOLE,
+    "return_100": (*_NUMBER, NoneType),
+    "seconds": _NUMBER,
+    "parameters_sha256": _TEXT,
+}
+"""What a run's summary tells, and what kind each is."""
+_EVALUATION: dict[str, tuple[type, ...]] = {
+    "returns": (list,),
+    "lengths": (list,),
+    "mean": _NUMBER,
+    "std": _NUMBER,
+    "unfinished": _WHOLE,
+}
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """A run's summary.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or tells other things than a summary does.
+    """
+    summary = read_json(path)
+    parts = {"": (summary, _SUMMARY)} | {
+        kind: (summary[kind], _EVALUATION)
+        for kind in ("evaluation_deterministic", "evaluation_stochastic")
+        if kind in summary
+    }
+    for part, (document, kinds) in parts.items():
+        for name, kind in kinds.items():
+            value = document.get(name, ...) if isinstance(document, dict) else ...
+            if type(value) not in kind or (type(value) is float and not math.isfinite(value)):
+                where = f"{part}.{name}".removeprefix(".")
+                raise CheckpointError("summary.json", where, "is not what a run writes", "The file is damaged.")
+    for kind in ("return_over", "asked"):
+        values = [document[kind] for document, _ in parts.values() if kind in document]
+        if any(type(value) is not int for value in values):
+            raise CheckpointError("summary.json", kind, "is not what a run writes", "The file is damaged.")
+    return summary
 
 
 def write_json(path: Path, document: Any) -> None:
