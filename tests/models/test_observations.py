@@ -212,3 +212,37 @@ def test_normalising_keeps_the_structure_of_the_space():
     assert jax.tree.structure(normalized) == jax.tree.structure(MIXED_OBS)
     np.testing.assert_allclose(normalized["camera"], [np.full((2, 2), -1), np.full((2, 2), 1)], rtol=1e-6)
     np.testing.assert_array_equal(normalized["gear"], MIXED_OBS["gear"])
+
+
+@pytest.mark.parametrize(
+    ("leaf", "normalized", "raw"),
+    [
+        (spaces.Box((3,), "float32", -1.0, 1.0), True, False),
+        (spaces.Box((3,), "float32", -1.0, 1.0), False, True),
+        (spaces.Box((3,), "int32", 0.0, 9.0), True, True),
+        (spaces.Box((3,), "uint8", 0.0, 255.0), False, False),
+        (spaces.Box((40, 40, 3), "float32", 0.0, 1.0), False, False),
+        (spaces.Discrete(3), False, False),
+        (spaces.MultiBinary((3,)), True, False),
+    ],
+)
+def test_numbers_reach_the_network_raw_where_nothing_scales_them(leaf, normalized, raw):
+    assert observations.reaches_network_raw(leaf, normalized) == raw
+
+
+def test_choices_side_by_side_are_one_hot_in_batches_of_two_dimensions():
+    leaf = spaces.MultiDiscrete((2, 3), (2,), (0, 5))
+    values = np.int32([[[0, 5], [1, 7]], [[1, 6], [0, 7]], [[0, 6], [1, 5]]])
+    found = observations.encode_leaf(leaf, None, values)
+    assert found.shape == (3, 2, 5)
+    np.testing.assert_array_equal(found[0], [[1, 0, 1, 0, 0], [0, 1, 0, 0, 1]])
+    np.testing.assert_array_equal(found[1], [[0, 1, 0, 1, 0], [1, 0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(("side", "image"), [(observations.MIN_SIDE - 1, False), (observations.MIN_SIDE, True)])
+def test_a_frame_is_an_image_from_its_smallest_side_on(side, image):
+    grey = spaces.Box((40, side), "uint8", 0.0, 255.0)
+    colours = spaces.Box((3, side, 40), "float32", 0.0, 1.0)
+    assert observations.is_image(grey) == observations.is_image(colours) == image
+    # Of floats without the bounds of pixels, a stack of large sides may have been meant as one.
+    assert observations.may_be_image(spaces.Box((2, side, 40), "float32", -1.0, 1.0)) == image

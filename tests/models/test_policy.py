@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from inchworm import spaces
 from inchworm.errors import CheckpointError, ConfigError
 from inchworm.io.policy_file import load_policy, save_policy
 from inchworm.models import observations
+from inchworm.models.actor_critic import make_model
 from inchworm.models.policy import NOISE_BLOCK, Policy
 from inchworm.models.settings import ModelSettings
 
@@ -153,3 +155,83 @@ def test_a_policy_whose_settings_do_not_make_its_tensors_is_refused(tmp_path):
     save_policy(tmp_path, dataclasses.replace(policy, settings=ModelSettings(hidden_sizes=(9,))))
     with pytest.raises(CheckpointError, match="belongs to another model"):
         load_policy(tmp_path)
+
+
+def test_noise_is_taken_row_by_row_from_blocks_that_a_key_each_is_folded_for():
+    policy = make(CHOICE, seed=3)
+    distribution, key = policy.model.act((None,), OBS[:1])[0], jax.random.key(3)
+    expected = [
+        2 + int(distribution.sample_from(row)[0])
+        for block in range(2)
+        for row in np.asarray(policy.model.head.draw_noise(jax.random.fold_in(key, block), (256, 1)))
+    ]
+    assert [int(policy.act(OBS[0])) for _ in range(300)] == expected[:300]
+    # Another number of observations begins another block.
+    distribution = policy.model.act((None,), OBS)[0]
+    noise = np.asarray(policy.model.head.draw_noise(jax.random.fold_in(key, 2), (256, 50)))
+    for row in noise[:3]:
+        np.testing.assert_array_equal(policy.act(OBS), 2 + np.asarray(distribution.sample_from(row)))
+
+
+def test_where_numpy_cannot_sample_each_call_has_a_key_of_its_own():
+    beta = ModelSettings(hidden_sizes=(8,), action_distribution="beta")
+    policy, twin = make(spaces.Box((2,), "float32", 0.0, 1.0), beta, 3), make(CHOICE)
+    distribution = policy.model.act((None,), OBS)[0]
+    for call in (1, 2, 3):
+        noise = policy.model.head.draw_noise(jax.random.fold_in(jax.random.key(3), call), (50,))
+        np.testing.assert_allclose(policy.act(OBS), distribution.sample_from(noise), atol=1e-6)
+    assert isinstance(twin._acting.value.layers.weights[0], np.ndarray)
+
+
+def test_a_policy_is_seeded_with_zero_and_tells_of_itself_what_is_known():
+    model = make(CHOICE).model
+    assert Policy(model, (None,)).seed == 0
+    assert repr(Policy(model, (None,))).startswith("Policy(Box(")
+    told = Policy(model, (None,), info={"env": "Here-v0", "algorithm": "ppo", "env_steps": 2048})
+    assert repr(told).startswith("Policy(Here-v0, ppo, 2,048 steps, Box(")
+
+
+@pytest.fixture(scope="module")
+def remembering():
+    settings = ModelSettings(hidden_sizes=(4,), recurrent="gru", recurrent_size=5)
+    spec = spaces.EnvSpec(OBSERVATION, CHOICE)
+    return Policy(jax.jit(lambda key: make_model(key, spec, settings))(jax.random.key(0)), (None,), settings)
+
+
+def test_a_policy_with_memory_goes_on_from_the_carry_it_is_given(remembering):
+    _, start = remembering.act(OBS[:2], deterministic=True)
+    again, _ = remembering.act(OBS[:2], None, deterministic=True), None
+    jax.tree.map(np.testing.assert_array_equal, start, again[1])
+    _, other = remembering.act(OBS[:2], start, deterministic=True)
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(other), strict=True))
+
+
+def test_a_carry_for_another_number_of_observations_is_refused(remembering):
+    _, carry = remembering.act(OBS[:1])
+    with pytest.raises(ConfigError, match="are the shapes of no carry for 2 observations") as error:
+        remembering.act(OBS[:2], carry)
+    assert error.value.field == "carry"
+
+
+def test_what_is_wrong_with_a_mask_or_an_observation_is_told_with_what_would_do():
+    with pytest.raises(ConfigError, match=r"Give one of shape \(4,\) for each observation\."):
+        make(CHOICE).act(OBS[0], mask=np.ones(3, bool))
+    with pytest.raises(ConfigError, match="A Box has no mask"):
+        make(OBSERVATION).act(OBS[0], mask=np.ones(3, bool))
+    with pytest.raises(ConfigError, match="A Box has no mask"):
+        make(OBSERVATION).act(OBS[0], mask=np.ones(0, bool))
+    for shape in ((50, 4), (2, 3, 3)):
+        with pytest.raises(ConfigError, match="neither one observation nor a batch"):
+            make(CHOICE).act(np.zeros(shape, np.float32))
+
+
+def test_a_mask_of_a_single_column_is_one():
+    assert make(spaces.Discrete(1)).act(OBS[0], mask=np.ones(1, bool)) == 0
+
+
+def test_parts_of_different_batch_sizes_are_refused():
+    space = spaces.Dict((("a", OBSERVATION), ("b", OBSERVATION)))
+    policy = Policy(fixed_model(spaces.EnvSpec(space, CHOICE)), (None, None))
+    with pytest.raises(ConfigError, match="different batch sizes"):
+        policy.act({"a": OBS[:2], "b": OBS[:3]})
+    assert policy.act({"a": OBS[:2], "b": OBS[:2]}).shape == (2,)
