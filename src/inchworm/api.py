@@ -23,7 +23,7 @@ from inchworm.loop import RETURNS, Observer, has_reached_return
 from inchworm.models.network import CustomNetwork
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import from_arrays
-from inchworm.planning import configure_jax, plan
+from inchworm.planning import configure_jax, plan, start_jax
 from inchworm.run import Run, check_fits, source_of
 from inchworm.runner import Trainer, decisive, finished, policy_of, train_alone, train_together
 from inchworm.spaces import EnvSpec
@@ -177,6 +177,7 @@ def resume(
     _check_unedited(config, checkpoint)
     _check_return(config, checkpoint)
     source = source_of(config, env, env_kwargs)
+    start_jax()
     check_fits(source, _spaces_of(checkpoint))
     longer, parent = total_steps not in (None, config.total_steps), None
     out = out_of(path, config.env, config.algorithm_name)

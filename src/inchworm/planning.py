@@ -50,6 +50,7 @@ def plan(
     _warn_of_other_threads(threads, devices)
     configure_jax(threads, devices, runs)
     source = env_source(env, env_kwargs, backend)
+    start_jax()
     check_hashable("env", source.jax_env)
     name = preset_name(source) if preset is None else check_choice("preset", preset, PRESETS)
     chosen = PRESETS[name]
@@ -245,6 +246,14 @@ def configure_jax(threads: int = 1, devices: int = 1, runs: int = 1) -> None:
             jax.config.update("jax_compilation_cache_dir", str(cache_home / "inchworm" / f"jax-{jax.__version__}"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def start_jax() -> None:
+    """Starts JAX, which is done after environments are made: some start processes by forks, which JAX's threads forbid.
+
+    Raises:
+        ConfigError: it cannot be started on the platform that the user has named.
+    """
     try:
         jax.devices()
     except RuntimeError as error:
