@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from inchworm.models.advice import advise
+from inchworm.models.advice import advise, clipped_at_first
 from inchworm.models.settings import ModelSettings
 from inchworm.spaces import Box, Dict, Discrete, EnvSpec, Tuple
 
@@ -56,3 +56,30 @@ def test_what_may_be_an_image_and_becomes_a_vector_is_told_unless_a_network_of_o
     assert "np.uint8" in text
     assert not texts(FEATURES, own_network=True)
     assert not texts(Box((64, 64, 3), "uint8", 0, 255))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "deviation", "share"), [(-1, 1, 1.0, 0.3173105), (-1, 1, 2.0, 0.6170751), (0, 9, 1.0, 0.5)]
+)
+def test_the_share_of_first_actions_that_are_clipped_is_the_normal_distribution_s_outside_of_the_bounds(
+    low, high, deviation, share
+):
+    assert clipped_at_first(Box((1,), "float32", float(low), float(high)), deviation) == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "told"),
+    [
+        (-1.0, 0.0, "float32", None),
+        (0.0, 1.0, "float32", None),
+        (-1.0, -0.1, "float32", "leaves out 0"),
+        (-1000.0, 1.0, "float32", "tries little of it"),
+        (-5.0, 5.0, "float32", None),
+        (-1000.0, 1.0, "int32", None),
+    ],
+)
+def test_bounds_are_advised_on_by_where_the_gaussian_policy_starts(low, high, dtype, told):
+    spec = EnvSpec(Box((2,), "float32", -1.0, 1.0), Box((1,), dtype, low, high))
+    found = [str(finding) for finding in advise(spec, ModelSettings())]
+    assert len(found) == (told is not None)
+    assert all(told in text for text in found)
