@@ -33,7 +33,8 @@ def test_errors_for_a_reader_that_has_gone_end_in_silence():
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "inchworm", "nothing"]
-    assert subprocess.run(command, stderr=writer, stdout=writer, env=ENVIRONMENT).returncode == 1
+    # The exit status says what was wrong, where words reach nobody.
+    assert subprocess.run(command, stderr=writer, stdout=writer, env=ENVIRONMENT).returncode == 2
     os.close(writer)
 
 

@@ -259,7 +259,7 @@ def test_ctrl_c_in_the_last_iteration_ends_the_program_when_all_is_saved(tmp_pat
     summary = read_json(RunFolder(folder).summary)
     assert summary["stopped_by"] == "total_steps"
     assert "evaluation_deterministic" not in summary
-    assert RunFolder(folder).complete
+    assert RunFolder(folder).is_complete(320)
     told = capsys.readouterr().out
     assert "Stopped by SIGINT; everything is saved." in told
     assert "The run itself is over, after 320 steps. Play whole episodes with:\n" in told
@@ -290,4 +290,4 @@ def test_a_signal_ends_the_evaluation_and_what_was_played_is_kept(tmp_path):
     summary = read_json(RunFolder(folder).summary)
     assert len(summary["evaluation_deterministic"]["returns"]) == 1
     assert "evaluation_stochastic" not in summary
-    assert RunFolder(folder).complete
+    assert RunFolder(folder).is_complete(320)
