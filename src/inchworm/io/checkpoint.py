@@ -31,6 +31,7 @@ from inchworm.errors import CheckpointError
 from inchworm.io.files import (
     FAILURES,
     MAX_JSON_BYTES,
+    check_finite,
     describe_tensors,
     parse_object,
     parse_sealed,
@@ -288,9 +289,7 @@ def _decode(read: Callable[[str, int | None], bytes]) -> Checkpoint:
         if hashlib.sha256(data[name]).hexdigest() != listed["sha256"]:
             raise ValueError(f"{name} is damaged, its SHA-256 is not the one in the manifest")
     arrays = {name: parse_tensors(name, data[name], manifest["tensors"][name]) for name in (STATE, COLLECTOR_ARRAYS)}
-    for name, array in arrays[STATE].items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{STATE}: tensor {name!r} holds NaN or infinity")
+    check_finite(STATE, arrays[STATE])
     return Checkpoint(
         iteration=manifest["iteration"],
         env_steps=manifest["env_steps"],

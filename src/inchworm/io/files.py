@@ -170,6 +170,13 @@ def plain_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return plain
 
 
+def check_finite(file: str, arrays: dict[str, np.ndarray]) -> None:
+    """`ValueError` if a tensor of floats holds NaN or infinity, from which nothing could go on."""
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{file}: tensor {name!r} holds NaN or infinity")
+
+
 def describe_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Dtype and shape of each tensor, as JSON."""
     return {name: {"dtype": array.dtype.name, "shape": array.shape} for name, array in arrays.items()}

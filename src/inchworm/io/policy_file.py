@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import safetensors.numpy
 
 from inchworm import spaces
@@ -22,6 +21,7 @@ from inchworm.checks import check_integer, check_path
 from inchworm.errors import CheckpointError, ConfigError, RunFolderError
 from inchworm.io.files import (
     FAILURES,
+    check_finite,
     describe_tensors,
     parse_object,
     parse_sealed,
@@ -92,9 +92,7 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
     try:
         document, tensors = _read(folder)
         arrays = parse_tensors(TENSORS, tensors, document["tensors"])
-        for name, array in arrays.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ValueError(f"{TENSORS}: tensor {name!r} holds NaN or infinity")
+        check_finite(TENSORS, arrays)
         settings = ModelSettings(**document["model"])
         if document["custom_network"] and network is None:
             fix = "Give the network again, as network=make_network."
