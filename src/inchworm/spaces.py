@@ -265,6 +265,31 @@ def form(space: Space, *, bounds: bool) -> Any:
     return unflatten(space, [plain(leaf) for leaf in leaves(space)])
 
 
+def describe(space: Space) -> str:
+    """A space in a few words."""
+    match space:
+        case Box(shape, dtype):
+            return f"Box {shape}, {dtype}" + f", {_spread(space.low)} to {_spread(space.high)}"
+        case Discrete(n, start):
+            return f"Discrete, {n} choices" + (f" from {start}" if start else "")
+        case MultiDiscrete(nvec, shape, start):
+            choices = ", ".join(map(str, nvec)) if len(nvec) <= 6 else f"{min(nvec)} to {max(nvec)}"
+            return f"MultiDiscrete {shape}, {choices} choices" + (f" from {start}" if any(start) else "")
+        case MultiBinary(shape):
+            return f"MultiBinary {shape}"
+        case Dict(parts):
+            return "Dict of " + "; ".join(f"{name}: {describe(part)}" for name, part in parts)
+        case Tuple(parts):
+            return "Tuple of " + "; ".join(describe(part) for part in parts)
+
+
+def _spread(bound: float | tuple[float, ...]) -> str:
+    """A bound: one number, a few, or between which they are."""
+    if isinstance(bound, tuple) and len(bound) <= 6:
+        return "[" + ", ".join(f"{value:.3g}" for value in bound) + "]"
+    return f"{bound:.3g}" if not isinstance(bound, tuple) else f"[{min(bound):.3g} ... {max(bound):.3g}]"
+
+
 def to_json(space: Space) -> dict[str, Any]:
     """The space as JSON; infinite bounds become the strings "inf" and "-inf"."""
     match space:

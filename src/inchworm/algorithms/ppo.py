@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from inchworm.algorithms.batch import from_rows, minibatches, to_rows, unroll
-from inchworm.algorithms.opening import advantages_and_returns, opening_pass
+from inchworm.algorithms.opening import advantages_and_returns, in_units, opening_pass
 from inchworm.algorithms.optimizer import (
     adapted_learning_rate,
     check_two_optimizers,
@@ -198,7 +198,7 @@ def make(
             if config.recompute_advantages:
                 _, value, carries = unroll(carry[0], normalizers, rollout)
                 advantage, returns = advantages_and_returns(carry[0], normalizers, rollout, value, carries, config, now)
-                current = batch._replace(advantage=advantage, returns=returns)
+                current = batch._replace(advantage=in_units(advantage, rollout, config), returns=returns)
             rows = minibatches(to_rows(current, recurrent), key, config.minibatches_per_epoch)
             return jax.lax.scan(minibatch_step, carry, rows)
 

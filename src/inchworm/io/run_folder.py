@@ -93,6 +93,20 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    def is_held(self) -> bool:
+        """Whether a process trains in it now."""
+        try:
+            descriptor = open_own(self.path / ".lock")
+        except (OSError, ValueError):
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
 
 def check_name(name: Any) -> None:
     """`RunFolderError` unless a run's folder can be called so; None leaves the name to the library."""
