@@ -34,7 +34,7 @@ from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
 from inchworm.run import Run, evaluate_until, given_again
-from inchworm.signals import acknowledge, leave, told_to_stop
+from inchworm.signals import GivenUpError, acknowledge, leave, told_to_stop
 from inchworm.warning import warn
 
 
@@ -342,13 +342,15 @@ def train_together(
                 except InchwormError as error:
                     results.append(error)
             # Before evaluation opens environments: of some there can be only one at a time.
-            collector.close()
+            with contextlib.suppress(GivenUpError):
+                collector.close()
             for live in lives:
                 if live.interruption is not None:
                     raise live.interruption
-            for trainer, result in zip(trainers, results, strict=True):
-                if isinstance(result, Run) and not result.summary["stopped_by"].startswith("SIG"):
-                    trainer.conclude(result, interrupted)
+            with contextlib.suppress(GivenUpError):
+                for trainer, result in zip(trainers, results, strict=True):
+                    if isinstance(result, Run) and not result.summary["stopped_by"].startswith("SIG"):
+                        trainer.conclude(result, interrupted)
     if reason := interrupted():
         _leave(reason, results)
     return results
