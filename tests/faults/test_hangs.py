@@ -21,6 +21,7 @@ from inchworm.io.checkpoint import list_checkpoints
 from inchworm.io.run_folder import RunFolder, read_json
 
 SMALL = iw.PPO(num_envs=2, horizon=8, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
+pytestmark = pytest.mark.fault("RF4")
 QUIET = {"evaluation_episodes": 0, "progress": False}
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
