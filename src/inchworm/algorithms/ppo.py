@@ -100,7 +100,7 @@ class PPO(Settings):
             kl_coef={"minimum": 0.0},
             target_kl={"above": 0.0, "minimum": 0.0},
             vf_coef={"minimum": 0.0},
-            ent_coef={},
+            ent_coef={"minimum": 0.0},
         )
         check_numbers(self, adam_epsilon={"above": 0.0}, max_grad_norm={"above": 0.0}, clip_range_value={"above": 0.0})
         check_choice("surrogate", self.surrogate, ("clip", "log_clip", "none", "kl"))
