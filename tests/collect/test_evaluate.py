@@ -227,6 +227,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("play", [in_evaluation, in_a_recording])
 @pytest.mark.parametrize("factory", FAULTS.values(), ids=FAULTS.keys())
 def test_what_training_refuses_is_refused_in_evaluation_and_recording_with_the_same_words(factory, play):
@@ -248,6 +249,7 @@ TAKEN = {
 }
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 @pytest.mark.parametrize("factory", TAKEN.values(), ids=TAKEN.keys())
 def test_what_training_takes_is_taken_in_evaluation_and_recording_too(factory):
     in_training(factory)
@@ -263,6 +265,7 @@ def test_an_observation_that_is_not_finite_is_told_as_the_environment_s(play):
         play(factory)
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 @pytest.mark.parametrize("play", [in_evaluation, in_a_recording])
 def test_an_environment_that_cannot_be_closed_is_warned_of_and_hides_neither_result_nor_error(play):
     with pytest.warns(UserWarning, match="could not be closed: ZeroDivisionError"):
