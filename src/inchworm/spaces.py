@@ -369,6 +369,20 @@ def storage_dtype(leaf: Leaf) -> np.dtype[Any]:
     return np.dtype(leaf.dtype if leaf.dtype in ("uint8", "int8", "bool") else np.float32)
 
 
+def limits(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest whole number of a leaf that holds such: of choices, bits, or a Box of bytes."""
+    match leaf:
+        case Discrete(n, start):
+            return np.array(start), np.array(start + n - 1)
+        case MultiDiscrete(nvec, shape, start):
+            low = np.reshape(start, shape)
+            return low, low + np.reshape(nvec, shape) - 1
+        case Box(dtype="uint8" | "int8" as dtype):
+            return np.array(np.iinfo(dtype).min, int), np.array(np.iinfo(dtype).max, int)
+        case _:
+            return np.array(0), np.array(1)
+
+
 def own_action(leaf: Leaf) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of the policy's own action for a leaf: flat, choices counted from zero."""
     match leaf:

@@ -54,6 +54,8 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
         RunFolderError: the folder cannot be written.
     """
     folder = check_path("folder", folder)
+    if not isinstance(policy, Policy):
+        raise ConfigError("policy", repr(policy), "is no policy", "Give a run's, run.policy.")
     model = policy.model
     arrays = plain_arrays(to_arrays({"model": model, "obs_stats": policy.obs_stats}))
     tensors = safetensors.numpy.save(arrays)
