@@ -60,19 +60,25 @@ KEY = "fault"
 class Faults:
     """Counts what a test injects."""
 
-    def __init__(self, add: Any) -> None:
-        self._add = add
+    def __init__(self, item: Any) -> None:
+        self._item = item
+        item.fault_rows = set()
+
+    def begin(self, row: str) -> None:
+        """Faults of a row are about to be injected."""
+        self._item.fault_rows.add(row)
 
     def count(self, row: str, *, survived: int = 0, detected: int = 0) -> None:
         """So many faults of a row were survived, or told by an error or a warning that names them."""
+        self.begin(row)
         for outcome, number in (("survived", survived), ("detected", detected)):
             if number:
-                self._add(row, outcome, number)
+                _add(self._item, row, outcome, number)
 
 
 @pytest.fixture
 def faults(request: pytest.FixtureRequest) -> Faults:
-    return Faults(lambda row, outcome, number: _add(request.node, row, outcome, number))
+    return Faults(request.node)
 
 
 def _add(item: Any, row: str, outcome: str, number: int) -> None:
@@ -93,8 +99,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
             if not skipped:
                 outcome = marker.kwargs.get("outcome", "detected")
                 _add(item, marker.args[0], "silent" if failed else outcome, 1)
-        counted = {value[0] for key, value in item.user_properties if key == KEY}
-        for row in counted if failed and "faults" in getattr(item, "fixturenames", ()) else ():
+        for row in getattr(item, "fault_rows", ()) if failed else ():
             _add(item, row, "silent", 1)
     yield
 
