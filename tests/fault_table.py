@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 ROWS = {
-    "RL1": "a long compiled run: memory, rate, descriptors and threads stay what they were",
+    "RL1": "a long compiled run: memory, descriptors and threads stay what they were",
     "RL2": "processes that step HalfCheetah for long",
     "RL3": "trainings one after the other in one process leave nothing behind",
     "RL4": "checkpoints by the hundred: few are kept, all of them verify",
