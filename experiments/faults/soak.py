@@ -2,7 +2,7 @@
 
     python experiments/faults/soak.py               until all of tier N is done: hours
     python experiments/faults/soak.py --minutes 60
-    python experiments/faults/soak.py --show        writes results.json and the table in docs/reliability.md, injects nothing
+    python experiments/faults/soak.py --show        injects nothing, writes results.json and the page's table
 
 It can be stopped at any time: each outcome is kept in outcomes.jsonl as soon as it is there, and the next call goes on
 after it. The injections are those of tests/faults/injections.py and kills.py, each with a seed of its own.
@@ -31,8 +31,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "faults")]
 from injections import inject_alone  # noqa: E402
 from kills import KINDS, killed  # noqa: E402
 
-from fault_table import NOT_BUILT, ROWS  # noqa: E402
-from fault_table import OUTCOMES as KINDS_OF_OUTCOME
+import fault_table  # noqa: E402
 from inchworm.io.provenance import provenance  # noqa: E402
 
 
@@ -50,10 +49,12 @@ class Work(NamedTuple):
 
 
 SEEDS = {
-    "RL1": 3, "RL3": 25, "RL4": 100, "RL7": 20, "RL9": 20,
-    "RF1": 1000, "RF12": 500, "RF13": 200, "RF16": 100, "RF17": 100, "RF19": 10, "RF21": 10,
+    "RL1": (3, 1), "RL3": (25, 1), "RL4": (100, 10), "RL7": (20, 5), "RL9": (20, 1), "RF1": (1000, 50),
+    "RF12": (500, 50), "RF13": (200, 20), "RF16": (100, 20), "RF17": (100, 10), "RF19": (20, 2), "RF21": (10, 1),
 }  # fmt: skip
-"""How many seeds of each row tier N has; one of RL4 writes 100 checkpoints, of RF12 makes 20 damages, of RF13 five."""
+"""How many seeds of each row tier N has, and how many of them in one process.
+
+One of RL3 is 20 trainings, of RL4 100 checkpoints, of RF12 20 damages, of RF13 five numbers."""
 KILLS, CHAINS = 20, 7
 """How often a run is killed in a chain, and how many chains each kind of run has."""
 
@@ -61,9 +62,9 @@ KILLS, CHAINS = 20, 7
 def plan() -> list[Work]:
     """All of tier N: the first seed of everything, then the second, ..."""
     works = [Work("RF8", kind, seed) for kind in KINDS for seed in range(CHAINS)]
-    works += [Work(row, "", seed) for row, seeds in SEEDS.items() for seed in range(seeds)]
+    works += [Work(row, "", seed) for row, (seeds, at_once) in SEEDS.items() for seed in range(0, seeds, at_once)]
     # Rows of few seeds are spread over those of many.
-    share = {row: 1.0 / seeds for row, seeds in SEEDS.items()} | {"RF8": 1.0 / CHAINS}
+    share = {row: 1.0 / seeds for row, (seeds, _) in SEEDS.items()} | {"RF8": 1.0 / CHAINS}
     return sorted(works, key=lambda work: (work.seed * share[work.row], work.row))
 
 
@@ -80,7 +81,7 @@ def inject(work: Work, out: Path) -> dict[str, object]:
         if work.row == "RF8":
             survived, detected = killed(work.kind, work.seed, KILLS, out), 0
         else:
-            survived, detected = inject_alone(work.row, work.seed, out)
+            survived, detected = inject_alone(work.row, work.seed, out, SEEDS[work.row][1])
         found |= {"survived": survived, "detected": detected, "silent": 0}
     except Exception as error:
         found |= {"survived": 0, "detected": 0, "silent": 1, "because": str(error)[-1000:]}
@@ -89,11 +90,11 @@ def inject(work: Work, out: Path) -> dict[str, object]:
 
 def write() -> None:
     """results.json, and the table in the documentation."""
-    rows: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(KINDS_OF_OUTCOME, 0))
+    rows: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(fault_table.OUTCOMES, 0))
     seconds, chains = 0.0, 0
     for outcome in done().values():
         seconds += float(outcome["seconds"])  # type: ignore[arg-type]
-        for kind in KINDS_OF_OUTCOME:
+        for kind in fault_table.OUTCOMES:
             rows[str(outcome["row"])][kind] += int(outcome[kind])  # type: ignore[call-overload]
         if outcome["row"] == "RF8" and not outcome["silent"]:
             chains += 1
@@ -118,17 +119,18 @@ def write() -> None:
 
 
 def table(about: dict, rows: dict[str, dict[str, int]]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     head = (
-        f"{about['hours']:.1f} hours on {about['cores']} cores ({about['cpu']}), Python {about['python']}, "
-        f"{', '.join(f'{name} {version}' for name, version in about['versions'].items())}, commit {about['commit'][:7]}, "
-        f"{about['date']}.\n\n| | injected | survived | detected | silent | |\n| --- | ---: | ---: | ---: | ---: | --- |\n"
+        f"{about['hours']:.1f} hours on {about['cores']} cores ({about['cpu']}), Python {about['python']}, {versions}, "
+        f"commit {about['commit'][:7]}, {about['date']}.\n\n"
+        "| | injected | survived | detected | silent | |\n| --- | ---: | ---: | ---: | ---: | --- |\n"
     )
     lines = []
-    for row, what in ROWS.items():
+    for row, what in fault_table.ROWS.items():
         if row in rows:
-            numbers = [sum(rows[row].values()), *(rows[row][kind] for kind in KINDS_OF_OUTCOME)]
+            numbers = [sum(rows[row].values()), *(rows[row][kind] for kind in fault_table.OUTCOMES)]
             lines.append(f"| {row} | {' | '.join(f'{number:,}' for number in numbers)} | {what} |\n")
-        elif row in NOT_BUILT:
+        elif row in fault_table.NOT_BUILT:
             lines.append(f"| {row} | not built yet | | | | {what} |\n")
     return head + "".join(lines)
 

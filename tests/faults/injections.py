@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -409,15 +410,24 @@ ALONE = ("RL1", "RL3", "RL9")
 """Rows that look at what a process holds, which must be one of their own."""
 
 
-def inject_alone(row: str, seed: int, out: Path) -> Count:
-    """An injection in a process of its own."""
+def inject_alone(row: str, seed: int, out: Path, seeds: int = 1) -> Count:
+    """The injections of so many seeds, from one on, in a process of their own."""
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    command = [sys.executable, "-P", __file__, row, str(seed), str(out)]
+    command = [sys.executable, "-P", __file__, row, str(seed), str(seeds), str(out)]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     survived, detected = json.loads(done.stdout.splitlines()[-1])
     return survived, detected
 
 
+def main(row: str, first: int, seeds: int, out: Path) -> None:
+    totals = np.zeros(2, int)
+    for seed in range(first, first + seeds):
+        (folder := out / str(seed)).mkdir()
+        totals += ROWS[row](seed, folder)
+        shutil.rmtree(folder)
+    print(json.dumps(totals.tolist()))
+
+
 if __name__ == "__main__":
-    print(json.dumps(ROWS[sys.argv[1]](int(sys.argv[2]), Path(sys.argv[3]))))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
