@@ -5,6 +5,7 @@ import re
 import pytest
 
 import inchworm as iw
+from inchworm.algorithms.settings import minibatch_sizes
 from inchworm.config import RunConfig
 from inchworm.errors import InchwormError
 
@@ -165,6 +166,84 @@ def test_a_wrong_argument_of_a_call(case, tmp_path, monkeypatch):
     given |= arguments
     refusal(lambda: iw.train(given.pop("env"), **given), message)
     assert list(tmp_path.rglob("config.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "row", "sizes"),
+    [
+        (12, 1, [2, 3, 4, 6, 12]),
+        (16, 1, [2, 4, 8, 16]),
+        (12, 4, [4, 12]),
+        (36, 6, [6, 12, 18, 36]),
+        (2, 1, [2]),
+        (1, 1, []),
+        (7, 7, [7]),
+    ],
+)
+def test_minibatches_that_cover_a_batch_exactly_once(batch_size, row, sizes):
+    assert minibatch_sizes(batch_size, row) == sizes
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_envs": 2, "horizon": 8, "minibatch_size": 7}, "does not divide .* = 16, .* Use 2 or 4 or 8"),
+        ({"num_envs": 1, "horizon": 1, "minibatch_size": 2}, "does not divide .* Raise num_envs or horizon"),
+        (
+            {"num_envs": 4, "horizon": 8, "minibatch_size": 4, "recurrent": "gru"},
+            "is no multiple of horizon = 8, .* Use 8 or 16 or 32",
+        ),
+    ],
+)
+def test_a_minibatch_that_does_not_fit_is_told_the_nearest_that_do(settings, message):
+    refusal(lambda: iw.PPO(**{"normalize_advantage": "none"} | settings), message)
+
+
+@pytest.mark.parametrize("settings", [{"surrogate": "kl", "kl_coef": 0.0}, {"surrogate": "kl", "kl_coef": 0.3}])
+def test_settings_at_the_ends_of_their_ranges_are_taken(settings):
+    assert iw.PPO(**settings, gamma=1.0, gae_lambda=0.0, horizon=64, minibatch_size=64)
+    assert iw.PPO(**settings, gamma=0.0, gae_lambda=1.0, num_envs=64, horizon=1, minibatch_size=2)
+
+
+def test_one_transition_cannot_be_standardised():
+    single = {"num_envs": 1, "horizon": 1}
+    refusal(lambda: iw.A2C(**single, normalize_advantage="batch"), "normalize_advantage = batch: ")
+    assert iw.A2C(**single, normalize_advantage="none").steps_per_iteration == 1
+
+
+def test_settings_that_move_are_known():
+    assert iw.PPO(learning_rate="linear:1e-3:0", clip_range=0.1).moving == ["learning_rate"]
+    assert iw.PPO(learning_rate=1e-3, clip_range=0.1).moving == []
+
+
+def test_the_defaults_are_those_of_table_3_with_the_authors_code_details():
+    defaults = iw.PPO()
+    expected = {
+        "num_envs": 1,
+        "horizon": 2048,
+        "num_epochs": 10,
+        "minibatch_size": 64,
+        "adam_epsilon": 1e-5,
+        "clip_reward": False,
+        "normalize_observation": True,
+        "normalize_return": False,
+        "normalize_advantage": "batch",
+        "hidden_sizes": (64, 64),
+        "activation": "tanh",
+        "shared_trunk": False,
+        "surrogate": "clip",
+    }
+    assert {name: getattr(defaults, name) for name in expected} == expected
+    scalars = {
+        "learning_rate": (3e-4, 0.0),
+        "clip_range": (0.2, 0.2),
+        "gamma": (0.99, 0.99),
+        "gae_lambda": (0.95, 0.95),
+    }
+    scalars |= {"vf_coef": (1.0, 1.0), "ent_coef": (0.0, 0.0), "kl_coef": (1.0, 1.0)}
+    assert {name: (getattr(defaults, name).start, getattr(defaults, name).end) for name in scalars} == scalars
+    assert (defaults.steps_per_row, defaults.gradient_steps_per_iteration) == (1, 320)
+    assert iw.PPO(recurrent="gru", num_envs=2, horizon=64).steps_per_row == 64
 
 
 def test_there_are_as_many_as_the_row_asks_for():
