@@ -50,7 +50,8 @@ class Work(NamedTuple):
 
 SEEDS = {
     "RL1": (3, 1), "RL3": (25, 1), "RL4": (100, 10), "RL7": (20, 5), "RL9": (20, 1), "RF1": (1000, 50),
-    "RF12": (500, 50), "RF13": (200, 20), "RF16": (100, 20), "RF17": (100, 10), "RF19": (20, 2), "RF21": (10, 1),
+    "RF11": (1000, 50), "RF12": (500, 50), "RF13": (200, 20), "RF16": (100, 20), "RF17": (100, 10),
+    "RF19": (20, 2), "RF21": (10, 1),
 }  # fmt: skip
 """How many seeds of each row tier N has, and how many of them in one process.
 

@@ -6,6 +6,7 @@ how many detected; one that was neither raises `AssertionError`, which makes it 
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import json
 import os
@@ -27,7 +28,7 @@ import psutil
 
 import inchworm as iw
 from inchworm import loop
-from inchworm.errors import CheckpointError, EnvironmentContractError
+from inchworm.errors import CheckpointError, EnvironmentContractError, InchwormError
 from inchworm.io.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from inchworm.io.loggers import JsonLines, TensorBoard
 from inchworm.io.run_folder import RunFolder
@@ -216,6 +217,69 @@ def _checkpoint(iteration: int, rng: np.random.Generator) -> Checkpoint:
     return Checkpoint(iteration, 32 * iteration, state, {"obs": rng.normal(size=4)}, {"a": [1, 2]}, {"env": "x"})
 
 
+DISK_CALLS = ("open", "write", "fsync", "mkdir", "rename", "replace")
+DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES)
+
+
+class Disk:
+    """Counts the calls of the file system that are about a folder, and fails some of them."""
+
+    def __init__(self, folder: Path, fails: Callable[[int], int]) -> None:
+        """`fails` gives the error's number for the number of a call, or 0."""
+        self._folder, self._fails, self.calls = str(folder), fails, 0
+        self._descriptors: set[int] = set()
+        self._real = {name: getattr(os, name) for name in DISK_CALLS}
+
+    def _call(self, name: str) -> Callable[..., Any]:
+        real = self._real[name]
+
+        def call(target: Any, *arguments: Any, **named: Any) -> Any:
+            ours = target in self._descriptors or named.get("dir_fd") in self._descriptors
+            ours = ours or (isinstance(target, str | Path) and str(target).startswith(self._folder))
+            if ours:
+                self.calls += 1
+                if number := self._fails(self.calls):
+                    raise OSError(number, os.strerror(number))
+            result = real(target, *arguments, **named)
+            if name == "open":
+                (self._descriptors.add if ours else self._descriptors.discard)(result)
+            return result
+
+        return call
+
+    def __enter__(self) -> "Disk":
+        self._stack = contextlib.ExitStack()
+        for name in DISK_CALLS:
+            self._stack.enter_context(mock.patch.object(os, name, self._call(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def disk(seed: int, out: Path) -> Count:
+    """RF11: calls of the file system fail, once or from then on; what was saved loads, and what is not is told."""
+    rng = np.random.default_rng(seed)
+    first, number = int(rng.integers(1, 200)), int(rng.choice(DISK_ERRORS))
+    last = first if rng.random() < 0.3 else first + int(rng.integers(2, 100)) if rng.random() < 0.5 else 10**9
+    expected = train("CartPole-v1", out / "a").summary["parameters_sha256"]
+    with Disk(out / "b", lambda call: number if first <= call <= last else 0) as failing:
+        try:
+            run = train("CartPole-v1", out / "b", checkpoint_seconds=0.0)
+        except InchwormError as error:
+            told = str(error)
+            assert os.strerror(number) in told, told
+        else:
+            assert run.summary["parameters_sha256"] == expected
+            return 1, 0
+    assert failing.calls >= first
+    for path in (out / "b").glob("*/ppo/*"):
+        if list_checkpoints(RunFolder(path).checkpoints):
+            with warnings.catch_warnings(action="ignore"):
+                assert iw.resume(path, **QUIET).summary["parameters_sha256"] == expected
+    return 0, 1
+
+
 def damaged_checkpoints(seed: int, out: Path, count: int = 20) -> Count:
     """RF12: bytes of a checkpoint that are changed, cut off or added are found."""
     rng = np.random.default_rng(seed)
@@ -399,6 +463,7 @@ ROWS: dict[str, Callable[[int, Path], Count]] = {
     "RL7": at_once,
     "RL9": endless_episode,
     "RF1": environment_raises,
+    "RF11": disk,
     "RF12": damaged_checkpoints,
     "RF13": numbers_that_are_none,
     "RF16": clocks,
