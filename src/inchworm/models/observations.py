@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeGuard
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from inchworm import spaces
 from inchworm.models.convolution import channels_first
@@ -125,11 +125,11 @@ def freeze(stats: ObsStats) -> Normalizers:
 
 def share_clipped(
     space: spaces.Space, normalizers: Normalizers, obs: ArrayTree, weight: Float[AnyArray, "*batch"]
-) -> Float[AnyArray, ""] | None:
+) -> Float[Array, ""] | None:
     """Share of the normalised numbers of observations that are clipped; None where nothing is normalised."""
     sizes, shares = [], []
     for leaf, normalizer, value in zip(spaces.leaves(space), normalizers, spaces.flatten(space, obs), strict=True):
-        if normalizer is not None:
+        if normalizer is not None and isinstance(leaf, spaces.Box):
             beyond = jnp.abs((value - normalizer.mean) * normalizer.inverse_std) > OBSERVATION_CLIP
             rows = jnp.mean(beyond.astype(jnp.float32).reshape((*weight.shape, leaf.size)), axis=-1)
             sizes.append(leaf.size)
