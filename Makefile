@@ -13,7 +13,7 @@ WORKERS ?= 2
 INSTALL := python -m pip install --quiet --disable-pip-version-check
 PYTEST  := python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help train test test-all test-newest test-pythons test-extras check format bench learning clean FORCE
+.PHONY: help train test test-all test-newest test-pythons test-extras check format bench learning soak clean FORCE
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -64,6 +64,9 @@ bench: $(READY)  ## training speed beside other libraries, and start-up time, in
 
 learning: $(READY)  ## the learning runs of experiments/learning, about two hours on two cores
 	$(RUN)/python experiments/learning/run.py
+
+soak: $(READY)   ## faults and loads for hours, in pieces that can be stopped: make soak ARGS="--minutes 60"
+	$(RUN)/python experiments/faults/soak.py $(ARGS)
 
 clean:           ## remove what was built, not what was trained
 	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis

@@ -42,6 +42,8 @@ PACKAGE = Path(find_spec("inchworm").origin).parent
 SHAPED = [path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py") if "jaxtyping" in path.read_text()]
 install_import_hook([".".join(path.with_suffix("").parts) for path in SHAPED], "shape_checks.check_shapes")
 
+pytest_plugins = ["fault_table"]
+
 settings.register_profile("inchworm", deadline=None, derandomize=True, database=None)
 settings.load_profile("inchworm")
 

@@ -392,6 +392,7 @@ def test_a_larger_budget_makes_a_new_run_that_names_its_parent(run):
     assert longer.summary["parameters_sha256"] != run.summary["parameters_sha256"]
 
 
+@pytest.mark.fault("RF8", outcome="survived")
 @pytest.mark.parametrize("lost", ["policy", "summary.json"])
 def test_a_run_killed_after_its_last_checkpoint_is_finished_by_resume(tmp_path, lost):
     run = train(tmp_path, evaluation_episodes=2)
@@ -585,6 +586,7 @@ def test_an_algorithm_is_chosen_by_name_and_gets_its_preset_s_settings(tmp_path,
     assert loaded.policy.settings.hidden_sizes == (8,)
 
 
+@pytest.mark.fault("RB2")
 @pytest.mark.parametrize(
     ("algorithm", "settings", "message"),
     [
@@ -602,6 +604,7 @@ def test_settings_that_are_not_the_algorithm_s_are_refused(tmp_path, algorithm, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault("RB5")
 @pytest.mark.parametrize("kind", ALGORITHMS.values())
 def test_a_setting_that_a_class_does_not_have_or_that_has_no_name_is_refused(kind):
     with pytest.raises(ConfigError, match=rf"^gama = 0.9: is not a setting of {kind.__name__} \(did you mean gamma"):
@@ -610,6 +613,7 @@ def test_a_setting_that_a_class_does_not_have_or_that_has_no_name_is_refused(kin
         kind(0.1)
 
 
+@pytest.mark.fault("RB5")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -683,6 +687,7 @@ def test_a_network_that_was_no_part_of_a_run_is_refused_at_resume(tmp_path):
         iw.resume(stopped.folder, network=own_network)
 
 
+@pytest.mark.fault("RB5")
 @pytest.mark.parametrize(("part", "value"), [("network", 5), ("optimizer", "adam")])
 def test_a_part_of_one_s_own_that_is_none_is_refused_by_name(tmp_path, part, value):
     with pytest.raises(iw.InchwormError, match=f"^{part} = {value}: is not"):
@@ -1007,6 +1012,7 @@ class Spaces(gymnasium.Env):
         return self.observation_space.sample(), 1.0, True, False, {}
 
 
+@pytest.mark.fault("RB2")
 @pytest.mark.parametrize(
     ("spaces", "field"),
     [

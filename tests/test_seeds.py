@@ -33,6 +33,7 @@ def hashes(runs):
     return [run.summary["parameters_sha256"] for run in runs]
 
 
+@pytest.mark.fault("RL5", outcome="survived")
 def test_runs_of_a_jax_environment_are_bit_for_bit_the_single_runs(tmp_path):
     together = iw.train_seeds(Cue("discrete"), SMALL, seeds=(3, 5), out=tmp_path, evaluation_episodes=2, **QUIET)
     alone = [
@@ -52,6 +53,7 @@ def test_runs_of_a_jax_environment_are_bit_for_bit_the_single_runs(tmp_path):
     assert again.config.seed == 5
 
 
+@pytest.mark.fault("RL5", outcome="survived")
 def test_runs_on_several_devices_are_bit_for_bit_those_on_one(tmp_path):
     code = CODE + (
         "env = 'Pendulum-v1'; options = dict(backend='jax', total_steps=96, evaluation_episodes=0, progress=False);"
@@ -71,6 +73,7 @@ def test_runs_on_several_devices_are_bit_for_bit_those_on_one(tmp_path):
     assert one == "1"
 
 
+@pytest.mark.fault("RL5", outcome="survived")
 def test_runs_in_processes_are_bit_for_bit_the_single_runs(tmp_path):
     together = iw.train_seeds("CartPole-v1", SMALL, seeds=(3, 5), out=tmp_path, evaluation_episodes=1, **QUIET)
     code = CODE + (

@@ -57,12 +57,16 @@ DURATIONS = "durations.txt"
 PACKAGES = ("rl", "numerics", "algorithms", "collect", "models")
 MORE_TESTS = {
     "numerics/devices": ("tests/test_devices.py",),
-    "algorithms/ppo": ("tests/test_planning.py",),
-    "algorithms/settings": ("tests/test_planning.py",),
-    "models/settings": ("tests/test_planning.py",),
+    "algorithms/ppo": ("tests/test_planning.py", "tests/faults/test_bad_settings.py"),
+    "algorithms/settings": ("tests/test_planning.py", "tests/faults/test_bad_settings.py"),
+    "models/settings": ("tests/test_planning.py", "tests/faults/test_bad_settings.py"),
     "rl/distributions": ("tests/models/test_actor_critic.py",),
     "rl/schedules": ("tests/algorithms/test_ppo.py",),
     "collect/tail": ("tests/algorithms/test_returns_alone.py",),
+    "collect/collector": ("tests/algorithms/test_returns_alone.py",),
+    "collect/graph": ("tests/algorithms/test_returns_alone.py",),
+    "collect/host": ("tests/algorithms/test_returns_alone.py",),
+    "collect/rollout": ("tests/algorithms/test_returns_alone.py",),
 }
 """Beside those of its package, for modules whose tests are elsewhere."""
 IN_PROCESSES = ("numerics/devices",)

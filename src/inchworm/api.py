@@ -12,7 +12,7 @@ import optax
 from inchworm import spaces
 from inchworm.algorithms.settings import Settings
 from inchworm.build import OwnParts, make_collector
-from inchworm.checks import check_choice, check_integer, check_path
+from inchworm.checks import check_choice, check_flag, check_integer, check_path
 from inchworm.config import RunConfig
 from inchworm.errors import CheckpointError, ConfigError
 from inchworm.io import checkpoint as checkpoints
@@ -100,6 +100,7 @@ def train(
         SystemExit: SIGTERM, with code 143, after the last checkpoint is written.
     """
     out, callbacks = check_path("out", out), _callbacks(on_iteration)
+    check_flag("progress", progress)
     own = OwnParts(network, optimizer)
     config, source = plan(
         env,
@@ -168,6 +169,8 @@ def resume(
         InchwormError: one of its kinds, see `inchworm.errors`.
     """
     path = check_path("path", path)
+    check_flag("progress", progress)
+    check_integer("evaluation_episodes", evaluation_episodes, 0)
     folder = open_run_folder(path)
     config = RunConfig.from_json(read_json(folder.config))
     if config.env_processes > 1:

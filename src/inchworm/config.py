@@ -14,6 +14,9 @@ from inchworm.checks import check_choice, check_integer, check_known
 from inchworm.errors import CheckpointError, ConfigError
 from inchworm.models.settings import to_json
 
+MAX_PROCESSORS = 1024
+"""Threads, devices or processes of a run; JAX would try to start as many as it is asked for."""
+
 ALGORITHMS: dict[str, type[Settings]] = {"ppo": PPO, "trpo": TRPO, "npg": NPG, "a2c": A2C, "reinforce": REINFORCE}
 
 
@@ -59,9 +62,9 @@ class RunConfig:
             "total_steps": (1, None),
             "seed": (0, 2**32 - 1),
             "keep_checkpoints": (1, None),
-            "threads": (1, None),
-            "devices": (1, None),
-            "env_processes": (1, None),
+            "threads": (1, MAX_PROCESSORS),
+            "devices": (1, MAX_PROCESSORS),
+            "env_processes": (1, MAX_PROCESSORS),
         }
         for name, (minimum, maximum) in integers.items():
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum, maximum))

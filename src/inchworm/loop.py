@@ -15,6 +15,7 @@ from inchworm.algorithms.state import TrainState
 from inchworm.collect.collector import Collector, Outcome
 from inchworm.config import RunConfig
 from inchworm.errors import EnvironmentContractError, InvariantError, NonFiniteError, TrainingError, WorkerError
+from inchworm.signals import GivenUpError, leave
 from inchworm.types import Episodes
 from inchworm.warning import warn
 
@@ -184,6 +185,7 @@ def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Calla
     Raises:
         EnvironmentContractError: an environment failed; what was learned until then has been saved.
         WorkerError: a process that steps environments died; likewise.
+        KeyboardInterrupt, SystemExit: as asked for, where the first iteration does not end.
     """
     at_once, clock = 1, time.monotonic()
     while any(run.reason is None for run in runs):
@@ -196,6 +198,14 @@ def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Calla
                 if counts[index] and run.progress.iteration:
                     run.save(collector.state(index), run.progress)
             raise
+        except GivenUpError:
+            if not all(run.progress.iteration for run in runs):
+                leave(interrupted() or "SIGINT")
+            for index, run in enumerate(runs):
+                if counts[index]:
+                    run.reason = interrupted()
+                    run.save(collector.state(index), run.progress)
+            return
         now = time.monotonic()
         # Wall-clock time, with what was logged and written since the last call.
         seconds, clock = max(now - clock, 1e-9) / max(counts), now

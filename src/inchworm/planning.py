@@ -14,7 +14,7 @@ from inchworm import spaces
 from inchworm.algorithms.settings import Settings, minibatch_sizes
 from inchworm.build import OwnParts
 from inchworm.checks import check_choice, check_hashable, check_integer
-from inchworm.config import ALGORITHMS, PRESETS, RunConfig, preset_for
+from inchworm.config import ALGORITHMS, MAX_PROCESSORS, PRESETS, RunConfig, preset_for
 from inchworm.envs.source import EnvSource, env_reference, env_source
 from inchworm.errors import ConfigError
 from inchworm.models.advice import advise
@@ -46,7 +46,8 @@ def plan(
     Raises:
         InchwormError: it cannot be.
     """
-    threads, devices = check_integer("threads", threads, 1), check_integer("devices", devices, 1)
+    threads = check_integer("threads", threads, 1, MAX_PROCESSORS)
+    devices = check_integer("devices", devices, 1, MAX_PROCESSORS)
     _warn_of_other_threads(threads, devices)
     configure_jax(threads, devices, runs)
     source = env_source(env, env_kwargs, backend)

@@ -26,7 +26,7 @@ from inchworm.io.loggers import JsonLines, TensorBoard, numbers_of
 from inchworm.io.policy_file import save_policy
 from inchworm.io.progress import ProgressLine, say
 from inchworm.io.provenance import differing_numerics, provenance
-from inchworm.io.run_folder import RunFolder, create_run_folder, read_json, write_json
+from inchworm.io.run_folder import RunFolder, create_run_folder, read_json, write_json, writing
 from inchworm.io.words import count, short
 from inchworm.loop import Ended, Iteration, LiveRun, Observer, Progress, train_loop
 from inchworm.models.actor_critic import Model
@@ -34,7 +34,7 @@ from inchworm.models.observations import ObsStats
 from inchworm.models.policy import Policy
 from inchworm.numerics.tree import fingerprint, from_arrays, to_arrays
 from inchworm.run import Run, evaluate_until, given_again
-from inchworm.signals import acknowledge, leave, told_to_stop
+from inchworm.signals import GivenUpError, acknowledge, leave, told_to_stop
 from inchworm.warning import warn
 
 
@@ -66,19 +66,20 @@ class Trainer:
         """Begins the run in a folder, from nothing or from a checkpoint."""
         self.folder = folder
         stack.enter_context(folder.lock())
-        if checkpoint is None:
-            write_json(self.folder.provenance, provenance() | {"resumed": []})
-        else:
-            self._take_up(checkpoint, parent)
-        write_json(self.folder.config, self.config.to_json())
-        return LiveRun(self.config, self.progress, self._observers(stack), self._save)
+        with writing(folder.path):
+            if checkpoint is None:
+                write_json(self.folder.provenance, provenance() | {"resumed": []})
+            else:
+                self._take_up(checkpoint, parent)
+            write_json(self.folder.config, self.config.to_json())
+            return LiveRun(self.config, self.progress, self._observers(stack), self._save)
 
     def finish(self, run: LiveRun) -> Run:
         """Writes what the run came to.
 
         Raises:
             TrainingError: it could not go on.
-            CheckpointError: its last checkpoint could not be written.
+            CheckpointError, RunFolderError: its last checkpoint or what it came to could not be written.
         """
         if run.failure is not None:
             raise type(run.failure)(
@@ -92,7 +93,8 @@ class Trainer:
         policy = policy_of(self.config, state.model, state.obs_stats, self._env_steps)
         save_policy(self.folder.policy, policy)
         summary = self._summary(state, run.reason)
-        write_json(self.folder.summary, summary)
+        with writing(self.folder.path):
+            write_json(self.folder.summary, summary)
         if summary["skipped_updates"]:
             warn(
                 f"{summary['skipped_updates']} of {summary['iterations']} updates met NaN or infinity in rewards, "
@@ -342,13 +344,15 @@ def train_together(
                 except InchwormError as error:
                     results.append(error)
             # Before evaluation opens environments: of some there can be only one at a time.
-            collector.close()
+            with contextlib.suppress(GivenUpError):
+                collector.close()
             for live in lives:
                 if live.interruption is not None:
                     raise live.interruption
-            for trainer, result in zip(trainers, results, strict=True):
-                if isinstance(result, Run) and not result.summary["stopped_by"].startswith("SIG"):
-                    trainer.conclude(result, interrupted)
+            with contextlib.suppress(GivenUpError):
+                for trainer, result in zip(trainers, results, strict=True):
+                    if isinstance(result, Run) and not result.summary["stopped_by"].startswith("SIG"):
+                        trainer.conclude(result, interrupted)
     if reason := interrupted():
         _leave(reason, results)
     return results

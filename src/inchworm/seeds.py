@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from inchworm.algorithms.settings import Settings
 from inchworm.api import load
 from inchworm.build import OwnParts, make_collector
-from inchworm.checks import check_integer, check_path
+from inchworm.checks import check_flag, check_integer, check_path
 from inchworm.config import RunConfig
 from inchworm.envs.source import EnvSource, env_reference
 from inchworm.errors import ConfigError, InchwormError, WorkerError
@@ -110,6 +110,7 @@ def train_seeds(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError("seeds", seeds, "are none, or some of them twice", "Give different ones, e.g. 0 1 2.")
     check_integer("evaluation_episodes", evaluation_episodes, 0)
+    check_flag("progress", progress)
     out = check_path("out", out)
     check_name(name)
     own = OwnParts(network, optimizer)

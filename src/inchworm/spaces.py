@@ -265,6 +265,31 @@ def form(space: Space, *, bounds: bool) -> Any:
     return unflatten(space, [plain(leaf) for leaf in leaves(space)])
 
 
+def describe(space: Space) -> str:
+    """A space in a few words."""
+    match space:
+        case Box(shape, dtype):
+            return f"Box {shape}, {dtype}" + f", {_spread(space.low)} to {_spread(space.high)}"
+        case Discrete(n, start):
+            return f"Discrete, {n} choices" + (f" from {start}" if start else "")
+        case MultiDiscrete(nvec, shape, start):
+            choices = ", ".join(map(str, nvec)) if len(nvec) <= 6 else f"{min(nvec)} to {max(nvec)}"
+            return f"MultiDiscrete {shape}, {choices} choices" + (f" from {start}" if any(start) else "")
+        case MultiBinary(shape):
+            return f"MultiBinary {shape}"
+        case Dict(parts):
+            return "Dict of " + "; ".join(f"{name}: {describe(part)}" for name, part in parts)
+        case Tuple(parts):
+            return "Tuple of " + "; ".join(describe(part) for part in parts)
+
+
+def _spread(bound: float | tuple[float, ...]) -> str:
+    """A bound: one number, a few, or between which they are."""
+    if isinstance(bound, tuple) and len(bound) <= 6:
+        return "[" + ", ".join(f"{value:.3g}" for value in bound) + "]"
+    return f"{bound:.3g}" if not isinstance(bound, tuple) else f"[{min(bound):.3g} ... {max(bound):.3g}]"
+
+
 def to_json(space: Space) -> dict[str, Any]:
     """The space as JSON; infinite bounds become the strings "inf" and "-inf"."""
     match space:
@@ -342,6 +367,20 @@ def storage_dtype(leaf: Leaf) -> np.dtype[Any]:
     if isinstance(leaf, Discrete | MultiDiscrete):
         return np.dtype(np.int32)
     return np.dtype(leaf.dtype if leaf.dtype in ("uint8", "int8", "bool") else np.float32)
+
+
+def limits(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest whole number of a leaf that holds such: of choices, bits, or a Box of bytes."""
+    match leaf:
+        case Discrete(n, start):
+            return np.array(start), np.array(start + n - 1)
+        case MultiDiscrete(nvec, shape, start):
+            low = np.reshape(start, shape)
+            return low, low + np.reshape(nvec, shape) - 1
+        case Box(dtype="uint8" | "int8" as dtype):
+            return np.array(np.iinfo(dtype).min, int), np.array(np.iinfo(dtype).max, int)
+        case _:
+            return np.array(0), np.array(1)
 
 
 def own_action(leaf: Leaf) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 from inchworm import errors
 from inchworm.errors import ConfigError, FieldError, InchwormError, WorkerError
@@ -204,10 +204,10 @@ def serve(
     Returns:
         Exit status.
     """
-    answers = os.fdopen(own_stdout(), "w")
-    call = json.loads(sys.stdin.readline())
+    answers, calls = os.fdopen(own_stdout(), "w"), os.fdopen(own_stdin())
+    call = json.loads(calls.readline())
     sys.argv = call["argv"]  # which a script may read when it is imported
-    Thread(target=_stop_with_parent, daemon=True).start()
+    Thread(target=_stop_with_parent, args=[calls], daemon=True).start()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {call["core"]})
 
@@ -224,9 +224,17 @@ def serve(
     return 0
 
 
-def _stop_with_parent() -> None:
-    sys.stdin.read()
+def _stop_with_parent(calls: IO[str]) -> None:
+    calls.read()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def own_stdin() -> int:
+    """A file descriptor of standard input for messages alone: what an environment reads there ends at once."""
+    messages = os.dup(0)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return messages
 
 
 def own_stdout() -> int:

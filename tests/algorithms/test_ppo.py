@@ -131,7 +131,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "value loss alike": ({}, {}),
     "value loss halved": ({}, {"vf_coef": 0.5}),
     "entropy bonus": ({}, {"ent_coef": 0.3}),
-    "entropy cost": ({}, {"ent_coef": -0.3, "vf_coef": 0.7}),
+    "entropy bonus and value loss": ({}, {"ent_coef": 0.3, "vf_coef": 0.7}),
     "value clipping": ({"clip_range_value": 0.2}, {}),
     "advantages by minibatch": ({"normalize_advantage": "minibatch"}, {"ent_coef": 0.01}),
     "another upper end": ({}, {"clip_range_high": 0.3}),

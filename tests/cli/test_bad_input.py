@@ -141,6 +141,7 @@ def test_an_environment_that_raises_is_told_with_its_own_message(capsys, tmp_pat
     assert "RuntimeError: the gripper is lost" in message
 
 
+@pytest.mark.fault("RB2")
 @pytest.mark.parametrize(
     ("option", "value", "field"),
     [
@@ -227,6 +228,7 @@ def test_a_checkpoint_of_another_environment_is_refused(capsys, run_copy):
     assert "env = Pendulum-v1: is in config.json" in error_of(capsys, "resume", run_copy, "--total-steps", "128")
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"env": 3}', "\x00", '{"settings": {"gama": 1}, "algorithm": "ppo"}'])
 def test_a_damaged_configuration_is_refused(capsys, run_copy, text):
     (run_copy / "config.json").write_text(text)
@@ -326,6 +328,7 @@ def test_a_command_without_arguments_names_what_is_missing(capsys):
     assert "RUN is missing" in error_of(capsys, "plot")
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(
     ("env", "told"),
     [
@@ -352,6 +355,7 @@ def test_a_name_that_is_no_folder_s_is_refused(capsys, tmp_path, name):
     assert not list(tmp_path.rglob("config.json"))
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize(("name", "value"), [("learning_rate", "0.1"), ("horizon", 32), ("ent_coef", "0.5")])
 def test_a_run_whose_settings_were_edited_is_not_taken_up(capsys, run_copy, name, value):
     path = run_copy / "config.json"

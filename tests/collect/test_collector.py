@@ -10,6 +10,7 @@ import pytest
 
 from fixed_model import fixed_model
 from inchworm.algorithms.settings import Continuation
+from inchworm.collect import tail as tails
 from inchworm.collect.collector import TurnCollector
 from inchworm.collect.host import HostRollouts
 from inchworm.collect.pool import PoolRollouts
@@ -105,3 +106,52 @@ def test_a_document_of_other_environments_is_refused(document):
     assert read_restarts({"kind": "pool", "restarts": 2}, "pool") == 2
     with pytest.raises(CheckpointError):
         read_restarts(document, "pool")
+
+
+class Rollouts:
+    """Rollouts of which only this is known."""
+
+    shape, seconds = (4, 2), {}
+
+    def __init__(self, acted_with=None):
+        self.acted_with, self.closed = acted_with, 0
+
+    def close(self):
+        self.closed += 1
+
+
+def test_environments_are_closed_once_however_often_a_collector_is():
+    rollouts = Rollouts()
+    collector = TurnCollector(rollouts, None, None, None)
+    assert rollouts.closed == 0
+    collector.close()
+    collector.close()
+    assert rollouts.closed == 1
+
+
+def test_what_moved_between_acting_and_updating_is_named():
+    state = Learner({"a": np.zeros(2), "b": np.ones(2)}, (), None, None)
+    collector = TurnCollector(Rollouts(({"a": np.zeros(2), "b": np.zeros(2)}, ())), state, None, None)
+    (moved,) = collector.moved(0)
+    assert moved.endswith("b")
+    assert TurnCollector.capacity == 1
+
+
+def test_a_return_that_never_ends_is_given_up_after_so_many_steps_of_each_environment(monkeypatch):
+    class Endless(Probe):
+        def step(self, action):
+            return self.observe(), 0.0, False, False, {}
+
+    monkeypatch.setattr(tails, "MAX_TAIL_STEPS", 8)
+    pool = GymnasiumPool(lambda: Endless(continuous=True), 3, 0)
+    learner = Learner(fixed_model(pool.spec), (None,), jax.random.key(0), jnp.int32(0))
+
+    def iterate(state, rollout):
+        return state, {"loss": jnp.float32(0.0)}
+
+    collector = TurnCollector(HostRollouts(pool, 4, "clip"), learner, iterate, Continuation(0.9, False))
+    ((outcome,),) = collector.advance([1])
+    assert outcome.metrics["collect/tail_steps"] == 8 * 3
+    assert outcome.metrics["time/environment"] > 0
+    assert outcome.metrics["time/policy"] > 0
+    assert len(outcome.episodes.ended) == 4 + 1

@@ -1,5 +1,6 @@
 """Episodes played apart from training: side by side or one by one, with the answers that training takes."""
 
+import dataclasses
 from functools import cache
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ import inchworm as iw
 from fixed_model import fixed_model
 from inchworm import spaces
 from inchworm.build import make_algorithm
-from inchworm.collect.evaluate import evaluate, evaluate_at_once
+from inchworm.collect.evaluate import Evaluation, evaluate, evaluate_at_once
 from inchworm.collect.host import HostRollouts
 from inchworm.collect.record import render_episode
 from inchworm.envs.gymnasium import GymnasiumPool
@@ -227,6 +228,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("play", [in_evaluation, in_a_recording])
 @pytest.mark.parametrize("factory", FAULTS.values(), ids=FAULTS.keys())
 def test_what_training_refuses_is_refused_in_evaluation_and_recording_with_the_same_words(factory, play):
@@ -248,6 +250,7 @@ TAKEN = {
 }
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 @pytest.mark.parametrize("factory", TAKEN.values(), ids=TAKEN.keys())
 def test_what_training_takes_is_taken_in_evaluation_and_recording_too(factory):
     in_training(factory)
@@ -263,6 +266,7 @@ def test_an_observation_that_is_not_finite_is_told_as_the_environment_s(play):
         play(factory)
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 @pytest.mark.parametrize("play", [in_evaluation, in_a_recording])
 def test_an_environment_that_cannot_be_closed_is_warned_of_and_hides_neither_result_nor_error(play):
     with pytest.warns(UserWarning, match="could not be closed: ZeroDivisionError"):
@@ -272,3 +276,76 @@ def test_an_environment_that_cannot_be_closed_is_warned_of_and_hides_neither_res
         pytest.raises(EnvironmentContractError, match=r"^env\.step = ZeroDivisionError"),
     ):
         play(type("Unclosable", (stepping(fail),), {"close": fail}))
+
+
+def evaluation(returns=(1.0, 3.0), deterministic=True, unfinished=0):
+    return Evaluation(list(returns), [5] * len(returns), deterministic, unfinished)
+
+
+def test_an_evaluation_shows_itself_in_a_line():
+    assert repr(evaluation()) == "Evaluation(deterministic, return 2 ± 1 over 2 episodes)"
+    assert repr(evaluation(deterministic=False)) == "Evaluation(stochastic, return 2 ± 1 over 2 episodes)"
+    assert repr(evaluation(unfinished=1)).endswith("over 2 episodes, 1 cut at its step limit)")
+    assert repr(evaluation([])) == "Evaluation(deterministic, return of no episode)"
+    assert np.isnan(evaluation([]).mean)
+    assert np.isnan(evaluation([]).std)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        evaluation().unfinished = 1
+
+
+def test_an_evaluation_s_summary_has_returns_lengths_and_their_mean_and_deviation():
+    assert evaluation().summary() == {
+        "returns": [1.0, 3.0],
+        "lengths": [5, 5],
+        "deterministic": True,
+        "unfinished": 0,
+        "mean": 2.0,
+        "std": 1.0,
+    }
+
+
+class Lasts(Short):
+    """Episodes of five steps, or without an end."""
+
+    def __init__(self, length=5):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.zeros(2, np.float32), 1.0, self.t == self.length, False, {}
+
+
+def short_policy():
+    spec = EnvSpec(spaces.Box((2,), "float32", -1.0, 1.0), spaces.Discrete(2))
+    return Policy(fixed_model(spec), (None,), iw.PPO(**SMALL))
+
+
+@pytest.mark.parametrize("limit", [5, 6])
+def test_an_episode_that_ends_at_its_step_limit_is_none_that_was_cut(limit):
+    found = evaluate(short_policy(), Lasts, episodes=3, max_episode_steps=limit)
+    assert (found.returns, found.lengths, found.unfinished) == ([5.0] * 3, [5] * 3, 0)
+
+
+def test_an_episode_without_an_end_is_cut_and_the_last():
+    with pytest.warns(UserWarning, match="ends after 1 of 3 episodes: the last was cut at 4 steps"):
+        found = evaluate(short_policy(), lambda: Lasts(10**9), episodes=3, max_episode_steps=4)
+    assert (found.returns, found.lengths, found.unfinished) == ([4.0], [4], 1)
+
+
+def test_episodes_side_by_side_tell_how_many_have_ended_and_leave_nothing_where_they_are_to_end():
+    env = CLASSIC_CONTROL["CartPole-v1"]
+    policy, told = untrained(env, {}), []
+    found = evaluate_at_once(policy, env, episodes=5, over=lambda ended: told.append(ended))
+    assert told[-1] == 5
+    assert found.returns
+    nothing = evaluate_at_once(policy, env, episodes=5, over=lambda ended: True)
+    assert nothing == Evaluation([], [], True, 0)
+
+
+def test_a_single_return_that_is_not_finite_is_an_error_too():
+    with pytest.raises(EnvironmentContractError, match="not finite"):
+        evaluate_at_once(untrained(CLASSIC_CONTROL["CartPole-v1"], {}), Divides(), episodes=1)

@@ -415,6 +415,7 @@ GARBLED = {
 }
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize("garble", GARBLED.values(), ids=GARBLED.keys())
 def test_a_garbled_snapshot_is_refused(garble):
     run = Run(Toy)

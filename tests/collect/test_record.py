@@ -1,11 +1,14 @@
 """An episode as pictures, and whose fault it is when there are none."""
 
+import re
+
 import gymnasium
 import numpy as np
 import pytest
 
 from fixed_model import fixed_model
 from inchworm import spaces
+from inchworm.collect import record as module
 from inchworm.collect.record import MAX_FRAMES, render_episode
 from inchworm.errors import EnvironmentContractError, MissingDependencyError
 from inchworm.models.policy import Policy
@@ -86,3 +89,29 @@ def test_an_environment_that_cannot_be_made_to_draw_is_told_as_a_missing_rendere
     policy = Policy(fixed_model(SPEC, settings=ModelSettings(hidden_sizes=(8,))), (None,))
     with pytest.raises(MissingDependencyError, match=r"OSError: .*\(no display\)"):
         render_episode(policy, lambda: Painter("make"))
+
+
+def test_a_video_is_of_300_pictures_at_most_and_thirty_a_second_where_nothing_else_is_said(monkeypatch):
+    assert MAX_FRAMES == 300
+    monkeypatch.setattr(Painter, "metadata", {"render_modes": ["rgb_array"]})
+    assert record(Painter())[2] == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "told"),
+    [
+        ("mujoco.egl.gl_context", RuntimeError("x"), "MuJoCo needs EGL or OSMesa"),
+        ("OpenGL.error", RuntimeError("x"), "MuJoCo needs EGL or OSMesa"),
+        ("tasks", RuntimeError("pygame is not installed"), 'It needs pip install "inchworm\\[classic\\]"'),
+        ("tasks", RuntimeError("x"), "^It comes from <string>"),
+    ],
+)
+def test_what_to_install_is_told_by_where_an_error_comes_from(name, error, told):
+    functions = {"__name__": name, "error": error}
+    exec("def draw():\n    raise error", functions)
+    with pytest.raises(RuntimeError) as caught:
+        functions["draw"]()
+    advice = module._renderer_of(caught.value)
+    assert re.search(told, advice)
+    assert ("MuJoCo" in advice) == (name != "tasks")
+    assert ("classic" in advice) == ("pygame" in str(error))

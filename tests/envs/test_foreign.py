@@ -127,6 +127,7 @@ WRONG = [
 MODULES = {"gymnax": "gymnax", "brax": "brax", "playground": "mujoco_playground", "envpool": "envpool", "ale": "ale_py"}
 
 
+@pytest.mark.fault("RB2")
 @pytest.mark.parametrize(("backend", "env", "kwargs"), WRONG)
 def test_a_wrong_argument_of_a_backend_is_named(backend, env, kwargs):
     if backend in MODULES:
@@ -136,6 +137,7 @@ def test_a_wrong_argument_of_a_backend_is_named(backend, env, kwargs):
         env_source(env, kwargs, backend)
 
 
+@pytest.mark.fault("RB5")
 @pytest.mark.parametrize("kwargs", [[1], "ab", 3, {1: 2}], ids=repr)
 def test_arguments_that_are_no_dict_by_name_are_refused(kwargs):
     with pytest.raises(ConfigError, match=r"env_kwargs = .* is no dict"):

@@ -179,6 +179,7 @@ def test_a_missing_package_names_the_command_that_installs_it(env, package, extr
         Factory(env)()
 
 
+@pytest.mark.fault("RB1")
 def test_a_factory_that_returns_the_same_object_twice_is_refused():
     env = Toy()
     with pytest.raises(EnvironmentContractError, match="same object"):
@@ -199,6 +200,7 @@ def without_a_package():
     raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(
     ("make", "kwargs", "error", "message"),
     [
@@ -225,6 +227,7 @@ EMPTY = {
 }
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(("space", "where"), EMPTY.values(), ids=EMPTY.keys())
 def test_a_space_with_nothing_in_it_is_refused_where_it_is_read(space, where):
     class Empty(Toy):
@@ -261,6 +264,7 @@ def test_environments_that_were_made_are_closed_where_one_more_cannot_be():
     assert len(made) == 2
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("attribute", ["observation_space", "action_space"])
 def test_environments_of_differing_spaces_are_refused(attribute):
     made = []
@@ -296,6 +300,7 @@ UNSUPPORTED = {
 }
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("space", UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
 def test_an_unsupported_space_is_refused_by_name(space):
     for attribute in ("observation_space", "action_space"):
@@ -383,6 +388,7 @@ def test_a_box_action_without_axes_arrives_as_an_array_and_a_discrete_one_as_a_n
     assert [type(action) for action in pool._envs[0].sent] == [np.int64] * 3
 
 
+@pytest.mark.fault("RL9", outcome="survived")
 def test_an_episode_may_have_one_step():
     class Short(Toy):
         length = 1
@@ -394,6 +400,7 @@ def test_an_episode_may_have_one_step():
     np.testing.assert_array_equal(buffers.obs[0][..., 0], 0.0)
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 def test_an_observation_that_the_environment_goes_on_writing_into_does_not_change_earlier_rows():
     class Aliased(Toy):
         def observation(self):
@@ -406,6 +413,7 @@ def test_an_observation_that_the_environment_goes_on_writing_into_does_not_chang
     np.testing.assert_array_equal(found.next_obs[0], expected.next_obs[0])
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 def test_both_flags_count_as_terminated():
     class Both(Toy):
         def step(self, action):
@@ -505,12 +513,14 @@ BROKEN = {
 }
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(("factory", "message"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_promise_is_told_with_what_was_returned(factory, message):
     with pytest.raises(EnvironmentContractError, match=message):
         play(GymnasiumPool(factory, 1, 0), 3)
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(
     "observation",
     [{"a": 1}, {"a": 0.5, "b": [0.0]}, np.zeros(2), None],
@@ -555,6 +565,7 @@ def showing(space, found):
     return Showing
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(("space", "found", "message"), OUTSIDE.values(), ids=OUTSIDE.keys())
 def test_what_would_be_kept_as_another_observation_is_refused(space, found, message):
     nested = gym_spaces.Dict(inner=space)
@@ -564,6 +575,7 @@ def test_what_would_be_kept_as_another_observation_is_refused(space, found, mess
         assert "environment 0" in error.value.problem
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 @pytest.mark.parametrize(
     ("space", "found"),
     [
@@ -661,6 +673,7 @@ class Hidden(Toy):
         return obs, float(self.age), terminated, truncated, info
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("moment", MOMENTS[:2])
 def test_hidden_state_that_only_rewards_show_is_told_and_starts_anew(moment):
     pool = GymnasiumPool(Hidden, 2, 0)
@@ -674,6 +687,7 @@ def test_hidden_state_that_only_rewards_show_is_told_and_starts_anew(moment):
         np.testing.assert_array_equal(obs[0][index], expected)
 
 
+@pytest.mark.fault("RB1")
 def test_hidden_state_that_only_observations_show_is_told():
     class Drifting(Toy):
         age = 0
@@ -688,6 +702,7 @@ def test_hidden_state_that_only_observations_show_is_told():
     assert len(restored(Drifting, 1, 0, pool.snapshot())[3]) == 1
 
 
+@pytest.mark.fault("RB1")
 def test_hidden_state_that_only_flags_show_is_told():
     class LongLived(Toy):
         lives = 0
@@ -826,6 +841,7 @@ def test_what_an_environment_draws_once_at_its_seeded_reset_is_brought_back():
     assert_same_future(pool, other)
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 def test_an_environment_that_writes_into_its_action_is_brought_back():
     class Writer(Toy):
         def __init__(self):
@@ -844,6 +860,7 @@ def test_an_environment_that_writes_into_its_action_is_brought_back():
     assert_same_future(pool, other)
 
 
+@pytest.mark.fault("RF1")
 def test_a_replay_that_raises_is_told():
     class Moody(Toy):
         refuses = False
@@ -924,6 +941,7 @@ GARBLED = {
 }
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize("garble", GARBLED.values(), ids=GARBLED.keys())
 def test_a_garbled_snapshot_is_refused(garble):
     pool = GymnasiumPool(Toy, 2, 0)
@@ -934,6 +952,7 @@ def test_a_garbled_snapshot_is_refused(garble):
         GymnasiumPool(Toy, 2, 0).restore(snapshot, current(pool), np.zeros(2, bool))
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize("document", [None, [], "x", {"kind": "vector", "restarts": 0}])
 def test_a_document_of_something_else_is_refused(document):
     pool = GymnasiumPool(Toy, 2, 0)
@@ -965,6 +984,7 @@ Derived = type("Derived", (type("AECEnv", (), {"__module__": "pettingzoo.utils.e
 """One that cannot say yet who its agents are."""
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(
     "env",
     [several, Several, Several(), Derived, Derived(), lambda: Derived()],

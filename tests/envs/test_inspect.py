@@ -109,16 +109,19 @@ def test_bytes_are_scaled_by_the_network_and_need_no_other_scale():
     assert inspect(seen).warnings == ()
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("reward", [None, "1.0", 1j, np.ones(2), [1.0, 2.0]])
 def test_a_reward_that_is_no_number_is_a_problem(reward):
     assert "float(reward)" in find(inspect(answering(1, reward)).problems, "reward", "at step 1 of episode 1").fix
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("reward", [np.nan, np.inf, 1e39])
 def test_a_reward_that_float32_cannot_hold_is_a_problem(reward):
     find(inspect(answering(1, reward)).problems, "reward", "not a finite float32")
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 @pytest.mark.parametrize("reward", [1, np.float32(1), np.array(1.0), np.int64(1)])
 def test_any_single_real_number_is_a_reward(reward):
     assert inspect(answering(1, reward)).problems == ()
@@ -170,6 +173,7 @@ def test_an_observation_that_never_changes_is_a_warning():
     assert report.facts["observations"] == "1, 2 of 2 numbers never change"
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("flag", ["no", None, np.zeros(1, bool)])
 def test_a_flag_that_is_no_bool_is_a_problem(flag):
     find(inspect(answering(2, flag)).problems, "terminated", "not a bool")
@@ -211,6 +215,7 @@ def test_an_episode_without_end_or_limit_is_a_warning():
     find(inspect(answering(2, False)).warnings, "time limit", "no random episode ended")
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(
     ("member", "where", "text"),
     [
@@ -481,6 +486,7 @@ def test_a_mask_drawn_from_elsewhere_is_told_as_such():
     find(inspect(Fickle).warnings, "determinism", "another mask")
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(
     ("space", "value", "text"),
     [

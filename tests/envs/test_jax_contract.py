@@ -95,6 +95,7 @@ MESSAGES = {
 }
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("broken", MESSAGES)
 def test_what_breaks_the_interface_is_named(broken):
     with pytest.raises(EnvironmentContractError, match=MESSAGES[broken]):

@@ -117,6 +117,7 @@ MISFITS = {
 }
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(("space", "given", "message"), MISFITS.values(), ids=MISFITS.keys())
 def test_a_mask_that_does_not_fit_is_refused_with_what_was_found_and_wanted(space, given, message):
     with pytest.raises(EnvironmentContractError, match=message) as caught:
@@ -125,6 +126,7 @@ def test_a_mask_that_does_not_fit_is_refused_with_what_was_found_and_wanted(spac
     assert caught.value.field.startswith("action_mask")
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize(
     ("space", "given", "where"),
     [
@@ -308,6 +310,7 @@ def step_for_a_while(pool):
         pool.step([np.full(pool.num_envs, 2)], t, buffers)
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("make", POOLS.values(), ids=POOLS.keys())
 @pytest.mark.parametrize(
     ("given", "message"),
@@ -319,6 +322,7 @@ def test_a_mask_that_comes_later_or_goes_missing_is_refused(given, message, make
         step_for_a_while(pool)
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("make", POOLS.values(), ids=POOLS.keys())
 def test_masks_of_some_environments_only_are_refused(make):
     made = []
@@ -338,12 +342,14 @@ class NoneAfterReset(Masked):
         return obs, {} if seed is None else info
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("make", POOLS.values(), ids=POOLS.keys())
 def test_a_reset_without_the_mask_that_other_answers_have_is_refused(make):
     with pytest.raises(EnvironmentContractError, match="there was a mask before"):
         play(make(NoneAfterReset), STEPS, begin=True)
 
 
+@pytest.mark.fault("RF1")
 @pytest.mark.parametrize("make", POOLS.values(), ids=POOLS.keys())
 def test_an_error_of_the_method_is_named(make):
     class Failing(ByMethod):

@@ -239,6 +239,7 @@ class Changed(VectorWrapper):
         return self.change(*self.env.step(actions))
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("factory", FACTORIES, ids=NAMES)
 def test_every_autoreset_mode_gives_the_transitions_values_and_advantages_of_a_list(factory, mode, listed):
@@ -315,6 +316,7 @@ def test_box_actions_are_clipped_at_the_door_and_stay_unclipped_outside(make):
         assert (own != sent).any(axis=0)[[0, 0, 0, 1], [0, 1, 2, 0]].all()
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 @pytest.mark.parametrize(
     "make", [lambda: GymnasiumPool(discrete_toy, 2, 5), lambda: vector_pool(discrete_toy, "Disabled")]
 )
@@ -363,6 +365,7 @@ def test_the_mode_may_be_given_as_its_string(mode):
     assert play(VectorPool(env, 0))["valid"].all() == (mode != "NextStep")
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("mode", ["Sometimes", None, 3, ["NextStep"]])
 def test_an_unknown_mode_is_refused_with_the_known_ones(mode):
     env = SyncVectorEnv([short_cartpole])
@@ -401,6 +404,7 @@ def with_infos_as_list(obs, reward, terminated, truncated, infos):
     return obs, reward, terminated, truncated, [{}] * NUM_ENVS
 
 
+@pytest.mark.fault("RB1")
 @pytest.mark.parametrize("change", [without_final, without_one_final, with_infos_as_list])
 def test_a_missing_final_observation_is_refused(change):
     env = Changed(SyncVectorEnv([short_cartpole] * NUM_ENVS, autoreset_mode="SameStep"), change)
@@ -510,6 +514,7 @@ def test_a_restored_vector_environment_starts_anew_and_says_so(mode):
     np.testing.assert_array_equal(again[0], obs[0])
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize(
     "document",
     [

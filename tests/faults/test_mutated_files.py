@@ -57,7 +57,7 @@ def folder(run, tmp_path):
     return shutil.copytree(run.folder, tmp_path / "run")
 
 
-def outcomes_of(load, change, count, seed=0):
+def outcomes_of(faults, load, change, count, seed=0):
     """How many damaged files were refused by a typed error; each is judged within five seconds."""
     rng, refused = np.random.default_rng(seed), 0
     for number in range(count):
@@ -69,6 +69,7 @@ def outcomes_of(load, change, count, seed=0):
             except TYPED:
                 refused += 1
         assert time.monotonic() - began < 4.0
+    faults.count("RB4", detected=refused, survived=count - refused)
     return refused
 
 
@@ -88,26 +89,26 @@ def json_of(path):
     return change
 
 
-def test_400_mutations_of_a_configuration_are_refused_or_a_configuration(folder):
+def test_400_mutations_of_a_configuration_are_refused_or_a_configuration(folder, faults):
     def load():
         config = RunConfig.from_json(read_json(folder / "config.json"))
         assert config.algorithm.steps_per_iteration >= 1
         assert math.isfinite(config.checkpoint_seconds)
 
-    refused = outcomes_of(load, json_of(folder / "config.json"), 400)
+    refused = outcomes_of(faults, load, json_of(folder / "config.json"), 400)
     assert 150 < refused < 400
 
 
-def test_300_mutations_of_a_summary_are_refused_or_told(folder):
+def test_300_mutations_of_a_summary_are_refused_or_told(folder, faults):
     def load():
         assert repr(loaded := iw.load(folder))
         assert loaded._repr_html_()
         assert isinstance(scores(read_summary(folder / "summary.json")), dict)
 
-    outcomes_of(load, json_of(folder / "summary.json"), 300)
+    outcomes_of(faults, load, json_of(folder / "summary.json"), 300)
 
 
-def test_300_mutations_of_a_group_s_summary_name_no_folder_elsewhere(tmp_path):
+def test_300_mutations_of_a_group_s_summary_name_no_folder_elsewhere(tmp_path, faults):
     group = tmp_path / "group"
     group.mkdir()
     (group / "summary.json").write_text(json.dumps({"env": "x", "seeds": [0, 1], "runs": ["x-seed0", "x-seed1"]}))
@@ -115,10 +116,10 @@ def test_300_mutations_of_a_group_s_summary_name_no_folder_elsewhere(tmp_path):
     def load():
         assert all(run.path.parent == tmp_path for run in runs_of_group(group))
 
-    outcomes_of(load, json_of(group / "summary.json"), 300)
+    outcomes_of(faults, load, json_of(group / "summary.json"), 300)
 
 
-def test_300_mutations_of_metrics_leave_rows_of_numbers(folder):
+def test_300_mutations_of_metrics_leave_rows_of_numbers(folder, faults):
     path = folder / "metrics.jsonl"
     good = path.read_bytes()
 
@@ -133,10 +134,10 @@ def test_300_mutations_of_metrics_leave_rows_of_numbers(folder):
             assert type(row["iteration"]) is type(row["env_steps"]) is int
             assert all(value is None or math.isfinite(value) for value in row.values())
 
-    assert outcomes_of(load, change, 300) == 0
+    assert outcomes_of(faults, load, change, 300) == 0
 
 
-def test_400_mutations_of_a_policy_are_refused_or_act_within_the_bounds(folder):
+def test_400_mutations_of_a_policy_are_refused_or_act_within_the_bounds(folder, faults):
     policy, obs = folder / "policy", np.float32([1.0, 0.0, 0.5])
     good, body = (policy / TENSORS).read_bytes(), (policy / JSON).read_bytes()
 
@@ -155,6 +156,6 @@ def test_400_mutations_of_a_policy_are_refused_or_act_within_the_bounds(folder):
         assert np.isfinite(action).all()
         assert repr(loaded)
 
-    refused = outcomes_of(load, change, 400)
+    refused = outcomes_of(faults, load, change, 400)
     assert 200 < refused < 400
     assert (policy / TENSORS).read_bytes() == good

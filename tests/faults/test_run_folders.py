@@ -41,6 +41,7 @@ def everything_in(folder):
 FILES = ["config.json", "provenance.json", "metrics.jsonl", "summary.json", "curve.png", ".lock", "video.mp4"]
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize("name", [*FILES, "checkpoints", "policy"])
 def test_nothing_is_read_written_emptied_or_deleted_through_a_link(folder, tmp_path, name):
     outside = tmp_path / "outside"
@@ -59,6 +60,7 @@ def test_nothing_is_read_written_emptied_or_deleted_through_a_link(folder, tmp_p
     assert everything_in(outside) == before
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize("name", FILES)
 def test_a_pipe_in_place_of_a_file_hangs_nothing(folder, name):
     (folder / name).unlink(missing_ok=True)
@@ -80,6 +82,7 @@ def test_a_folder_that_holds_more_than_a_checkpoint_is_never_deleted(folder):
     assert not (checkpoints / "000000").exists()
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize("size", [17 << 20, 60 << 30])
 def test_a_huge_file_is_refused_without_reading_it(folder, size):
     for name in ("config.json", "summary.json"):
@@ -108,6 +111,7 @@ def test_rows_of_metrics_that_no_run_writes_are_passed_over(folder):
     assert main(["plot", str(folder)]) == 0
 
 
+@pytest.mark.fault("RF17", outcome="survived")
 def test_a_row_that_a_full_disk_did_not_take_is_written_before_the_next(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
     lines = JsonLines(path, 0)
@@ -185,6 +189,7 @@ def test_a_policy_that_takes_the_place_of_another_is_one_of_the_two_at_every_ins
     assert seen == values
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -215,6 +220,7 @@ def forged(policy, tmp_path, **changes):
     return folder
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize(
     ("array", "words"),
     [
@@ -230,7 +236,7 @@ def test_tensors_that_are_no_policy_s_are_refused(trained, tmp_path, array, word
         iw.load_policy(forged(trained.policy, tmp_path, **{name: array}))
 
 
-def test_a_run_killed_at_its_very_end_is_finished_by_a_resume(folder, monkeypatch):
+def test_a_run_killed_at_its_very_end_is_finished_by_a_resume(folder, monkeypatch, faults):
     """At every call of the file system after the last checkpoint, with what an earlier stop has left behind."""
     whole = iw.resume(shutil.copytree(folder, folder.with_name("whole")), **QUIET | {"evaluation_episodes": 1})
     names = ("open", "write", "replace", "rename", "fsync", "mkdir")
@@ -272,6 +278,7 @@ def test_a_run_killed_at_its_very_end_is_finished_by_a_resume(folder, monkeypatc
         for key in ("parameters_sha256", "evaluation_deterministic", "env_steps", "complete"):
             assert run.summary[key] == whole.summary[key], (stop, key)
         assert iw.load(again).policy.info["env_steps"] == 320
+        faults.count("RF8", survived=1)
     assert crashed >= 5
     assert list_checkpoints(RunFolder(folder).checkpoints)
 

@@ -47,6 +47,7 @@ def doing(act):
     return type("Doing", (Walks,), {"act": lambda self: act()})
 
 
+@pytest.mark.fault("RF1")
 def test_an_environment_that_would_end_the_program_ends_its_run_with_all_saved(tmp_path):
     with pytest.raises(EnvironmentContractError, match=r"SystemExit.*was raised by.*goes on from its last checkpoint"):
         iw.train(doing(lambda: sys.exit(0)), SMALL, total_steps=320, out=tmp_path, **QUIET)
@@ -54,6 +55,7 @@ def test_an_environment_that_would_end_the_program_ends_its_run_with_all_saved(t
     assert list_checkpoints(RunFolder(folder).checkpoints)
 
 
+@pytest.mark.fault("RB1", outcome="survived")
 def test_an_environment_that_changes_the_current_folder_scatters_no_files(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -65,6 +67,7 @@ def test_an_environment_that_changes_the_current_folder_scatters_no_files(tmp_pa
     assert iw.load(run.folder).policy.info["env_steps"] == 320
 
 
+@pytest.mark.fault("RB5")
 @pytest.mark.parametrize("how", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("moved"))])
 def test_a_folder_that_is_removed_or_moved_while_a_run_is_trained_is_told_and_not_made_anew(tmp_path, how):
     def away(report):
@@ -79,6 +82,7 @@ def test_a_folder_that_is_removed_or_moved_while_a_run_is_trained_is_told_and_no
     assert not (tmp_path / "CartPole-v1" / "ppo" / "x").exists()
 
 
+@pytest.mark.fault("RB2")
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_arguments_that_no_configuration_can_hold_are_refused(tmp_path, value):
     with pytest.raises(ConfigError, match=r"env_kwargs = .*so not be read again"):
@@ -90,6 +94,7 @@ def run_in_shell(command, **options):
     return subprocess.run(f"{sys.executable} -P -m inchworm {command}", **options)
 
 
+@pytest.mark.fault("RF17", outcome="survived")
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
 def test_a_standard_error_that_takes_nothing_ends_no_training(tmp_path, redirection):
     # A preset's minibatch size that gives way is warned of.
@@ -99,6 +104,7 @@ def test_a_standard_error_that_takes_nothing_ends_no_training(tmp_path, redirect
     assert "stopped by  total_steps" in " ".join(done.stdout.split("\n")).replace("stopped by   ", "stopped by ")
 
 
+@pytest.mark.fault("RB5")
 def test_a_current_folder_that_is_gone_is_told(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -108,6 +114,7 @@ def test_a_current_folder_that_is_gone_is_told(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.fault("RB2")
 def test_a_platform_that_jax_cannot_start_is_told(tmp_path):
     done = run_in_shell(f"{WORDS} --out {tmp_path}", env=ENVIRONMENT | {"JAX_PLATFORMS": "tpu"})
     assert done.returncode == 2

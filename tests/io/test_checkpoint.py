@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from fault_table import Faults
 from inchworm.errors import CheckpointError
 from inchworm.io import checkpoint as module
 from inchworm.io.checkpoint import (
@@ -439,12 +440,15 @@ FAILING_CALLS = ("open", "mkdir", "write", "fsync", "rename")
 
 @pytest.mark.parametrize("replacing", [False, True], ids=["next iteration", "same iteration"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
-def test_a_call_that_fails_once_costs_no_checkpoint(tmp_path: Path, number: int, replacing: bool) -> None:
+def test_a_call_that_fails_once_costs_no_checkpoint(
+    tmp_path: Path, number: int, replacing: bool, faults: Faults
+) -> None:
     for k, (folder, old, new) in enumerate(saves(tmp_path, replacing)):
         log: list[str] = []
         error = failure_of(partial(save_checkpoint, folder, new), fail_at(k, number, False, log), FAILING_CALLS)
         if k >= len(log):
             break
+        faults.count("RF11", detected=error is not None, survived=error is None)
         if error:
             assert os.strerror(number) in error.problem
             assert str(folder) in str(error)
@@ -463,13 +467,16 @@ def test_a_call_that_fails_once_costs_no_checkpoint(tmp_path: Path, number: int,
 
 @pytest.mark.parametrize("replacing", [False, True], ids=["next iteration", "same iteration"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=errno.errorcode.get)
-def test_a_disk_that_fails_for_good_costs_no_checkpoint(tmp_path: Path, number: int, replacing: bool) -> None:
+def test_a_disk_that_fails_for_good_costs_no_checkpoint(
+    tmp_path: Path, number: int, replacing: bool, faults: Faults
+) -> None:
     calls = (*FAILING_CALLS, "unlink", "rmdir")
     for k, (folder, old, new) in enumerate(saves(tmp_path, replacing)):
         log: list[str] = []
         error = failure_of(partial(save_checkpoint, folder, new), fail_at(k, number, True, log), calls)
         if k >= len(log):
             break
+        faults.count("RF11", detected=error is not None, survived=error is None)
         assert error is None or os.strerror(number) in error.problem
         found = newest(folder)
         assert is_(found, new) or (error and is_(found, old))
@@ -569,7 +576,9 @@ class Volatile:
 
 @pytest.mark.parametrize("replacing", [False, True], ids=["next iteration", "same iteration"])
 @pytest.mark.parametrize("losing", [False, True], ids=["all kept", "unsynced lost"])
-def test_a_power_cut_at_any_call_leaves_the_old_or_the_new(tmp_path: Path, losing: bool, replacing: bool) -> None:
+def test_a_power_cut_at_any_call_leaves_the_old_or_the_new(
+    tmp_path: Path, losing: bool, replacing: bool, faults: Faults
+) -> None:
     outcomes = []
     for k, (folder, old, new) in enumerate(saves(tmp_path, replacing)):
         disk = Volatile(k)
@@ -597,6 +606,7 @@ def test_a_power_cut_at_any_call_leaves_the_old_or_the_new(tmp_path: Path, losin
     assert len(outcomes) > 20
     assert (outcomes[0], outcomes[-1]) == ("old", "new")
     assert outcomes == sorted(outcomes, reverse=True)  # once new, never old again
+    faults.count("RF10", survived=len(outcomes))
 
 
 def test_power_cuts_one_after_another_leave_a_checkpoint(tmp_path: Path) -> None:
@@ -660,13 +670,14 @@ def assert_second_is_skipped(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_cut_at_any_byte_is_found_and_the_older_one_used(two: Path, name: str) -> None:
+def test_a_file_cut_at_any_byte_is_found_and_the_older_one_used(two: Path, name: str, faults: Faults) -> None:
     file = two / "000002" / name
     whole = file.read_bytes()
     for length in reversed(range(len(whole))):
         os.truncate(file, length)
         with pytest.raises(CheckpointError):
             load_checkpoint(two / "000002")
+        faults.count("RF12", detected=1)
     assert_second_is_skipped(two)
     file.unlink()
     assert_second_is_skipped(two)
@@ -676,7 +687,7 @@ def test_a_file_cut_at_any_byte_is_found_and_the_older_one_used(two: Path, name:
     assert newest(two).iteration == 2
 
 
-def test_flipped_bits_are_found_and_the_older_one_used(two: Path) -> None:
+def test_flipped_bits_are_found_and_the_older_one_used(two: Path, faults: Faults) -> None:
     rng = np.random.default_rng(0)
     for number in range(200):
         file = two / "000002" / FILES[number % len(FILES)]
@@ -685,6 +696,7 @@ def test_flipped_bits_are_found_and_the_older_one_used(two: Path) -> None:
         damaged[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
         put(file, damaged)
         assert_second_is_skipped(two)
+        faults.count("RF12", detected=1)
         put(file, whole)
     assert newest(two).iteration == 2
 
@@ -944,6 +956,7 @@ def at_most_a_second() -> Iterator[None]:
     assert time.monotonic() - began < 1
 
 
+@pytest.mark.fault("RB3")
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_file_is_refused_within_a_second(two: Path, case: str) -> None:
     damage, words = BAD[case]
@@ -973,7 +986,9 @@ def test_the_canary_would_sing() -> None:
     CANARY.rmdir()
 
 
-def test_2000_mutations_raise_nothing_but_checkpoint_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_2000_mutations_raise_nothing_but_checkpoint_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: Faults
+) -> None:
     rng = np.random.default_rng(0)
     path = save_checkpoint(tmp_path, make())
     good = {name: (path / name).read_bytes() for name in FILES}
@@ -1000,6 +1015,7 @@ def test_2000_mutations_raise_nothing_but_checkpoint_errors(tmp_path: Path, monk
             assert type(loaded.iteration) is int
             assert type(loaded.meta) is dict
     assert 1200 < refused < 2000
+    faults.count("RB4", detected=refused, survived=2000 - refused)
 
 
 def test_the_module_names_nothing_that_runs_code_from_a_file() -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from inchworm.algorithms import health
 from inchworm.algorithms.settings import Settings
 from inchworm.algorithms.state import Algorithm, TrainState, zero
 from inchworm.models import observations
@@ -62,6 +63,7 @@ def make_iteration(algorithm: Algorithm, spec: EnvSpec, config: Settings, total_
         )
         finite = all_finite((raw, new_state._replace(key=zero()), metrics))
         metrics["guard/skipped"] = jnp.where(finite, 0.0, 1.0)
+        metrics |= health.of_rewards(raw)
         now = config.at(env_steps, total_steps)
         metrics = {f"schedule/{name}": now[name] for name in config.moving} | metrics
         next_state = _advance(state, new_state, finite)

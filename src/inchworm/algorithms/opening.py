@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from inchworm import spaces
+from inchworm.algorithms import health
 from inchworm.algorithms.batch import unroll
 from inchworm.algorithms.settings import Now, Settings
 from inchworm.models.actor_critic import Model
 from inchworm.models.observations import Normalizers
 from inchworm.numerics.tree import broadcast_rows
-from inchworm.rl.diagnostics import explained_variance, standardize
+from inchworm.rl.diagnostics import explained_variance, spread, standardize
 from inchworm.rl.distributions import BFLOAT16, FLOAT32, Distribution
 from inchworm.rl.distributions.categorical import MASKED_LOGIT
 from inchworm.rl.returns import generalized_advantage, lambda_return, td_target
@@ -49,7 +50,8 @@ def opening_pass(model: Model, normalizers: Normalizers, rollout: Rollout, confi
     `policy/log_ratio_tolerance` is what rounding allows.
     """
     old, value, carries = unroll(model, normalizers, rollout)
-    advantage, returns = advantages_and_returns(model, normalizers, rollout, value, carries, config, now)
+    raw_advantage, returns = advantages_and_returns(model, normalizers, rollout, value, carries, config, now)
+    advantage = in_units(raw_advantage, rollout, config)
     weight = rollout.valid.astype(jnp.float32)
     drift = jnp.where(rollout.valid, old.log_prob(rollout.action) - rollout.log_prob, 0.0)
     checked = drift[:CHECKED_STEPS] if model.recurrent else drift
@@ -68,6 +70,8 @@ def opening_pass(model: Model, normalizers: Normalizers, rollout: Rollout, confi
     metrics = {
         "policy/log_ratio_at_start": jnp.max(jnp.abs(checked)),
         "policy/log_ratio_tolerance": jnp.float32(old.log_prob_tolerance(ROUNDING[config.compute_dtype])),
+        "advantage/std": spread(raw_advantage, weight),
+        **health.of_policy(model, normalizers, rollout, old),
     }
     if rollout.tail is None:
         metrics["value/explained_variance"] = explained_variance(value, returns, weight)
@@ -88,7 +92,7 @@ def advantages_and_returns(
     config: Settings,
     now: Now,
 ) -> tuple[Float[AnyArray, "T N"], Float[AnyArray, "T N"]]:
-    """Advantages, standardised over the batch if asked for, and the value function's targets."""
+    """Advantages, in units of the scaled reward, and the value function's targets."""
     next_value = _successor_value(model, normalizers, rollout, value, carries)
     if rollout.tail is not None:  # no value function: what came after the horizon stands at its last row
         value, next_value = jnp.zeros_like(value), jnp.zeros_like(next_value).at[-1].set(rollout.tail)
@@ -105,9 +109,14 @@ def advantages_and_returns(
             returns = lambda_return(estimate(1.0), value)
         case "td":
             returns = td_target(rollout.reward, next_value, rollout.terminated, now["gamma"])
-    if config.normalize_advantage == "batch":
-        advantage = standardize(advantage, rollout.valid.astype(jnp.float32))
     return advantage, returns
+
+
+def in_units(advantage: Float[AnyArray, "T N"], rollout: Rollout, config: Settings) -> Float[AnyArray, "T N"]:
+    """Advantages as the policy learns from them: standardised over the batch if asked for."""
+    if config.normalize_advantage != "batch":
+        return advantage
+    return standardize(advantage, rollout.valid.astype(jnp.float32))
 
 
 def _successor_value(

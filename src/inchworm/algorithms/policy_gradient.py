@@ -69,7 +69,7 @@ class PolicyGradient(Settings):
             value_learning_rate={"above": 0.0, "minimum": 0.0},
             target_kl={"above": 0.0, "minimum": 0.0},
             vf_coef={"minimum": 0.0},
-            ent_coef={},
+            ent_coef={"minimum": 0.0},
         )
         check_numbers(self, adam_epsilon={"above": 0.0}, max_grad_norm={"above": 0.0}, trust_region={"above": 0.0})
         check_flag("baseline", self.baseline)

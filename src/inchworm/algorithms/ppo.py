@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from inchworm.algorithms.batch import from_rows, minibatches, to_rows, unroll
-from inchworm.algorithms.opening import advantages_and_returns, opening_pass
+from inchworm.algorithms.opening import advantages_and_returns, in_units, opening_pass
 from inchworm.algorithms.optimizer import (
     adapted_learning_rate,
     check_two_optimizers,
@@ -100,7 +100,7 @@ class PPO(Settings):
             kl_coef={"minimum": 0.0},
             target_kl={"above": 0.0, "minimum": 0.0},
             vf_coef={"minimum": 0.0},
-            ent_coef={},
+            ent_coef={"minimum": 0.0},
         )
         check_numbers(self, adam_epsilon={"above": 0.0}, max_grad_norm={"above": 0.0}, clip_range_value={"above": 0.0})
         check_choice("surrogate", self.surrogate, ("clip", "log_clip", "none", "kl"))
@@ -198,7 +198,7 @@ def make(
             if config.recompute_advantages:
                 _, value, carries = unroll(carry[0], normalizers, rollout)
                 advantage, returns = advantages_and_returns(carry[0], normalizers, rollout, value, carries, config, now)
-                current = batch._replace(advantage=advantage, returns=returns)
+                current = batch._replace(advantage=in_units(advantage, rollout, config), returns=returns)
             rows = minibatches(to_rows(current, recurrent), key, config.minibatches_per_epoch)
             return jax.lax.scan(minibatch_step, carry, rows)
 

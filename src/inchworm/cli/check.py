@@ -2,15 +2,14 @@
 
 import contextlib
 import os
-import shutil
-import textwrap
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from inchworm.checks import check_integer
 from inchworm.cli.options import Argument, Choices, read_options
+from inchworm.cli.report import found_section, page
 from inchworm.config import PRESETS, Preset
 from inchworm.envs.inspect import Report, inspect_environment
 from inchworm.envs.source import BACKENDS, env_source
@@ -76,30 +75,13 @@ def _silence() -> Iterator[None]:
 
 
 def _page(env: str, report: Report, name: str, preset: Preset) -> str:
-    """The whole report, in one pair of columns."""
     sections = [
         (env, report.facts.items()),
-        *(
-            (f"{title}: {len(found) or 'none'}", [(one.where, f"{one.problem}. {one.fix}") for one in found])
-            for title, found in (("Problems", report.problems), ("Warnings", report.warnings))
-        ),
+        found_section("Problems", report.problems),
+        found_section("Warnings", report.warnings),
         ("PPO settings it would get", _settings(name, preset).items()),
     ]
-    indent = 4 + max(len(key) for _, rows in sections for key, _ in rows)
-    return "\n\n".join("\n".join([title, *_rows(rows, indent)]) for title, rows in sections)
-
-
-def _rows(rows: Iterable[tuple[str, str]], indent: int) -> Iterable[str]:
-    width = max(indent + 40, min(shutil.get_terminal_size((110, 24)).columns, 110))
-    for key, text in rows:
-        yield textwrap.fill(
-            text,
-            width,
-            initial_indent=f"  {key:<{indent - 4}}  ",
-            subsequent_indent=" " * indent,
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
+    return page(sections)
 
 
 def _settings(name: str, preset: Preset) -> dict[str, str]:

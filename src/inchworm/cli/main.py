@@ -20,6 +20,8 @@ COMMANDS = {
     "record": "a video of a run's policy",
     "plot": "learning curves of one or more runs",
     "check": "look at an environment before training in it",
+    "doctor": "what is wrong with a run, or with the installation",
+    "inspect": "what is in a checkpoint or a policy",
     "completion": "make a shell complete all of these, with their options",
 }
 

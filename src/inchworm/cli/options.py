@@ -209,7 +209,10 @@ def _shown_default(option: Option, default: Any) -> str | None:
 
 
 def _usage(command: str, arguments: Sequence[Option]) -> str:
-    names = [f"{one.argument} [{one.argument} ...]" if one.several else str(one.argument) for one in arguments]
+    names = []
+    for one in arguments:
+        name = f"{one.argument} [{one.argument} ...]" if one.several else str(one.argument)
+        names.append(name if one.default is dataclasses.MISSING else f"[{name}]")
     return " ".join(["inchworm", command, *names, "[options]"])
 
 
@@ -245,6 +248,8 @@ def _arguments(command: str, arguments: Sequence[Option], words: list[str]) -> d
     """The values of what is no option; the last argument may take several words."""
     values: dict[str, Any] = {}
     for argument in arguments:
+        if not words and argument.default is not dataclasses.MISSING:
+            continue
         if not words:
             raise ConfigError(
                 "arguments", "none", f"{argument.argument} is missing", f"Usage: {_usage(command, arguments)}."

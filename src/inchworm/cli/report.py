@@ -4,7 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from inchworm.warning import plain
 
 if TYPE_CHECKING:  # plots do without JAX, which these would import
     from inchworm.envs.source import EnvSource
+    from inchworm.models.advice import Finding
     from inchworm.run import Run
     from inchworm.seeds import RunGroup
 
@@ -50,6 +52,34 @@ def columns(shown: Mapping[str, Any], width: int = 0) -> str:
         rows[name.ljust(width)] = value
     lines = "\n".join(f"  {name}  {value}" for name, value in rows.items()).split("\n")
     return "\n".join(line.rstrip() for line in lines)
+
+
+Section = tuple[str, Iterable[tuple[str, str]]]
+"""A title, and names with what is told of them."""
+
+
+def page(sections: Sequence[Section]) -> str:
+    """Sections in one pair of columns, folded to the terminal."""
+    parts = [(title, list(rows)) for title, rows in sections]
+    indent = 4 + max((len(key) for _, rows in parts for key, _ in rows), default=0)
+    width = max(indent + 40, min(shutil.get_terminal_size((110, 24)).columns, 110))
+    return "\n\n".join("\n".join([title, *(_row(*row, indent, width) for row in rows)]) for title, rows in parts)
+
+
+def found_section(title: str, found: "Sequence[Finding]") -> Section:
+    """What was found, counted in the title."""
+    return f"{title}: {len(found) or 'none'}", [(one.where, f"{one.problem}. {one.fix}") for one in found]
+
+
+def _row(key: str, text: str, indent: int, width: int) -> str:
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=f"  {key:<{indent - 4}}  ",
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def video_of(path: Path, frames: int, total: float) -> dict[str, Any]:

@@ -78,6 +78,8 @@ class Rollouts(Protocol):
     """T and N."""
     acted_with: tuple[Model, ObsStats]
     """Of the last rollout."""
+    seconds: dict[str, float]
+    """For how long so far the `environment` stepped and the `policy` acted, where that can be told apart."""
 
     def collect(
         self, model: Model, obs_stats: ObsStats, key: PRNGKey, in_batch: bool = True
@@ -112,12 +114,14 @@ class TurnCollector:
 
     def advance(self, counts: Sequence[int]) -> list[list[Outcome]]:
         state = self._updated = self._state
+        before = dict(self._rollouts.seconds)
         key = collection_key(state.key, state.iteration)
         rollout, episodes = self._rollouts.collect(state.model, state.obs_stats, key)
         more: dict[str, float] = {}
         if self._continuation is not None:
             rollout, episodes, steps = self._continue(rollout, episodes, key, self._continuation)
             more["collect/tail_steps"] = float(steps)
+        more |= {f"time/{what}": seconds - before[what] for what, seconds in self._rollouts.seconds.items()}
         self._state, metrics = self._iterate(state, rollout)
         # One array to fetch instead of a dozen.
         values = np.asarray(_side_by_side(metrics)).tolist()

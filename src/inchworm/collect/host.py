@@ -1,5 +1,6 @@
 """Rollouts from Python environments: a lean loop that steps a pool and lets the policy act in between."""
 
+import time
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ class HostRollouts:
         start = StepBuffers.empty(pool.spec.observation_space, 0, pool.num_envs)
         self._obs = [leaf[0] for leaf in start.obs]
         self._started = False
+        self.seconds = {"environment": 0.0, "policy": 0.0}
 
     def collect(
         self, model: Model, obs_stats: ObsStats, key: PRNGKey, in_batch: bool = True
@@ -60,9 +62,14 @@ class HostRollouts:
             if mask is not None:
                 mask = mask.copy()
                 masks.append(mask)
+            began = time.perf_counter()
             action = actor.act(t, obs, buffers.first[t], mask)
             actions.append(action)
-            self.pool.step(self._door(action), t, buffers)
+            through_door = self._door(action)
+            acted = time.perf_counter()
+            self.pool.step(through_door, t, buffers)
+            self.seconds["policy"] += acted - began
+            self.seconds["environment"] += time.perf_counter() - acted
 
         self._obs = [leaf[horizon].copy() for leaf in buffers.obs]
         self._first = buffers.first[horizon].copy()

@@ -23,6 +23,7 @@ class PoolRollouts:
     def __init__(self, make: Callable[[int], StartedEnvs], shape: tuple[int, int], squash: spaces.Squash) -> None:
         """Takes a function that makes the environments, given how often they were started anew."""
         self.shape = shape
+        self.seconds: dict[str, float] = {}  # one call does both
         self._make = make
         self._squash: spaces.Squash = squash
         self._restarts = 0

@@ -18,7 +18,7 @@ from inchworm.envs.process_pool import Channel, Kind, SharedRows, pack_snapshot,
 from inchworm.envs.source import env_referred
 from inchworm.errors import EnvironmentContractError
 from inchworm.signals import TO_STOP
-from inchworm.workers import PATIENCE_SECONDS, error_to_json, own_stdout
+from inchworm.workers import PATIENCE_SECONDS, error_to_json, own_stdin, own_stdout
 
 
 class Share:
@@ -70,9 +70,7 @@ class Share:
 
 def main() -> int:
     """Answers until there is nobody to answer to."""
-    incoming = os.dup(0)
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)  # environments that read from the terminal must not read messages
+    incoming = own_stdin()
     for number in TO_STOP:
         # Whoever stops the run stops the parent, which still needs this process for its last checkpoint; and a handler,
         # unlike SIG_IGN, is not inherited by what environments start.

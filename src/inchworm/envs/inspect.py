@@ -85,8 +85,8 @@ def inspect_environment(
         )
     spec, limit = source.spec, source.max_episode_steps
     notes = Notes()
-    notes.facts["observation space"] = _describe(spec.observation_space)
-    notes.facts["action space"] = _describe(spec.action_space)
+    notes.facts["observation space"] = spaces.describe(spec.observation_space)
+    notes.facts["action space"] = spaces.describe(spec.action_space)
     notes.facts["time limit"] = "none stated" if limit is None else f"{limit:,} steps"
     _check_policy(spec, notes)
     draws = random_draws(spec.action_space, steps, seed)
@@ -308,30 +308,6 @@ def _try_resume(
     if found and "none" not in notes.facts["determinism"]:
         fix = "Keep state in the instance only, set all of it in reset(), and draw from self.np_random only."
         notes.warn("resume", f"is not exact: {found[0]}", fix)
-
-
-def _describe(space: spaces.Space) -> str:
-    match space:
-        case Box(shape, dtype):
-            return f"Box {shape}, {dtype}" + f", {_spread(space.low)} to {_spread(space.high)}"
-        case Discrete(n, start):
-            return f"Discrete, {n} choices" + (f" from {start}" if start else "")
-        case MultiDiscrete(nvec, shape, start):
-            choices = ", ".join(map(str, nvec)) if len(nvec) <= 6 else f"{min(nvec)} to {max(nvec)}"
-            return f"MultiDiscrete {shape}, {choices} choices" + (f" from {start}" if any(start) else "")
-        case MultiBinary(shape):
-            return f"MultiBinary {shape}"
-        case spaces.Dict(parts):
-            return "Dict of " + "; ".join(f"{name}: {_describe(part)}" for name, part in parts)
-        case spaces.Tuple(parts):
-            return "Tuple of " + "; ".join(_describe(part) for part in parts)
-
-
-def _spread(bound: float | tuple[float, ...]) -> str:
-    """A bound: one number, a few, or between which they are."""
-    if isinstance(bound, tuple) and len(bound) <= 6:
-        return "[" + ", ".join(f"{value:.3g}" for value in bound) + "]"
-    return f"{bound:.3g}" if not isinstance(bound, tuple) else f"[{min(bound):.3g} ... {max(bound):.3g}]"
 
 
 def _span(values: Any, form: str) -> str:

@@ -56,7 +56,14 @@ class Factory:
         if factory is not None:
             return factory(**self.kwargs)
         # Our own checks see every step; gymnasium's would only see the first.
-        return gymnasium.make(self.origin, disable_env_checker=True, **self.kwargs)
+        env = gymnasium.make(self.origin, disable_env_checker=True, **self.kwargs)
+        mode, modes = self.kwargs.get("render_mode"), env.metadata.get("render_modes")
+        if mode is not None and modes is not None and mode not in modes:  # of which gymnasium only warns
+            env.close()
+            raise EnvironmentContractError(
+                "render_mode", mode, f"is no mode of {self.origin}", f"Give one of {', '.join(modes)}, or leave it out."
+            )
+        return env
 
     def _unmade(self, error: BaseException) -> InchwormError:
         """What keeps it from being made, by the error that was met."""

@@ -149,7 +149,7 @@ class ObservationReader:
         self._shapes = [(*batch, *spaces.leaf_shape(leaf)) for leaf in self._leaves]
         self._kinds = ["biuf" if spaces.storage_dtype(leaf).kind == "f" else "biu" for leaf in self._leaves]
         self._safe = [_safe_dtypes(leaf) for leaf in self._leaves]
-        self._limits = [_limits(leaf) for leaf in self._leaves]
+        self._limits = [spaces.limits(leaf) for leaf in self._leaves]
 
     def __call__(self, observation: Any, source: str) -> list[np.ndarray]:
         """The leaves of an observation.
@@ -214,20 +214,6 @@ def _safe_dtypes(leaf: spaces.Leaf) -> str:
             return "?"
         case _:
             return ""
-
-
-def _limits(leaf: spaces.Leaf) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest choice, or the numbers that a Box of bytes can keep."""
-    match leaf:
-        case spaces.Discrete(n, start):
-            return np.array(start), np.array(start + n - 1)
-        case spaces.MultiDiscrete(nvec, shape, start):
-            low = np.reshape(start, shape)
-            return low, low + np.reshape(nvec, shape) - 1
-        case spaces.Box(dtype="uint8" | "int8" as dtype):
-            return np.array(np.iinfo(dtype).min, int), np.array(np.iinfo(dtype).max, int)
-        case _:
-            return np.array(0), np.array(1)
 
 
 def write(row: list[np.ndarray], index: Any, leaves: list[np.ndarray]) -> None:

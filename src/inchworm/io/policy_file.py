@@ -7,13 +7,16 @@ While a policy takes the place of another, its tensors lie beside the other's as
 that vouches for them is there: at any moment the folder holds the whole of one of the two.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import safetensors.numpy
 
 from inchworm import spaces
@@ -51,6 +54,8 @@ def save_policy(folder: str | Path, policy: Policy) -> None:
         RunFolderError: the folder cannot be written.
     """
     folder = check_path("folder", folder)
+    if not isinstance(policy, Policy):
+        raise ConfigError("policy", repr(policy), "is no policy", "Give a run's, run.policy.")
     model = policy.model
     arrays = plain_arrays(to_arrays({"model": model, "obs_stats": policy.obs_stats}))
     tensors = safetensors.numpy.save(arrays)
@@ -89,31 +94,55 @@ def load_policy(folder: str | Path, *, network: CustomNetwork | None = None) -> 
     folder, fix = check_path("folder", folder), "Name another policy's folder."
     if not (folder / JSON).exists() and (folder / "policy" / JSON).exists():
         fix = f"It is a run's folder: name {folder / 'policy'}, or take iw.load(...).policy."
-    try:
-        document, tensors = _read(folder)
-        arrays = parse_tensors(TENSORS, tensors, document["tensors"])
-        check_finite(TENSORS, arrays)
+    with _loading(folder, fix):
+        document, arrays = _read(folder)
         settings = ModelSettings(**document["model"])
         if document["custom_network"] and network is None:
-            fix = "Give the network again, as network=make_network."
-            raise ValueError("it has a network of your own, which is code and not stored")
+            raise CheckpointError(
+                "policy",
+                str(folder),
+                "has a network of your own, which is code and not stored",
+                "Give the network again, as network=make_network.",
+            )
         spec, normalized = spaces.spec_from_json(document), bool(document["normalized"])
         tree = from_arrays(policy_template(spec, settings, normalized, network), arrays)
-        info, seed = document["info"], check_integer("seed", document["seed"], 0, 2**32 - 1)
-        kinds = {"env": str, "algorithm": str, "env_steps": int}
-        if type(info) is not dict or any(type(info.get(name, kind())) is not kind for name, kind in kinds.items()):
-            raise ValueError("it does not say where it comes from")
+    return Policy(tree["model"], tree["obs_stats"], settings, document["seed"], document["info"])
+
+
+def read_policy(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The JSON of a policy, and the tensors that it vouches for by their names; no policy is made of them.
+
+    Raises:
+        CheckpointError: the files are missing, damaged or of another version.
+    """
+    with _loading(folder, "Name another policy's folder."):
+        return _read(folder)
+
+
+@contextlib.contextmanager
+def _loading(folder: Path, fix: str) -> Iterator[None]:
+    """Inside it whatever damaged files lead to is a `CheckpointError`."""
+    try:
+        yield
     except (*FAILURES, LookupError, AttributeError, ConfigError) as error:
         raise CheckpointError(
-            "policy",
-            str(folder),
-            f"cannot be loaded: {error or type(error).__name__}",
-            fix,
+            "policy", str(folder), f"cannot be loaded: {error or type(error).__name__}", fix
         ) from error
-    return Policy(tree["model"], tree["obs_stats"], settings, seed, info)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """As `read_policy`, but raises one of many kinds of errors."""
+    document, data = _read_files(folder)
+    arrays = parse_tensors(TENSORS, data, document["tensors"])
+    check_finite(TENSORS, arrays)
+    document["seed"] = check_integer("seed", document["seed"], 0, 2**32 - 1)
+    info, kinds = document["info"], {"env": str, "algorithm": str, "env_steps": int}
+    if type(info) is not dict or any(type(info.get(name, kind())) is not kind for name, kind in kinds.items()):
+        raise ValueError("it does not say where it comes from")
+    return document, arrays
+
+
+def _read_files(folder: Path) -> tuple[dict[str, Any], bytes]:
     """The JSON of a policy and the bytes of the tensors that it vouches for.
 
     Raises:

@@ -1,5 +1,6 @@
 """What a run ran on: versions, machine, threads."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -16,17 +17,21 @@ SIMULATORS = ("mujoco", "mujoco-mjx", "envpool", "ale-py", "gymnax", "brax", "pl
 PACKAGES = ("inchworm", "jax", "jaxlib", "numpy", "optax", "gymnasium", "safetensors", *SIMULATORS)
 
 
+def versions() -> dict[str, str]:
+    """Of what is installed of `PACKAGES`."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
 def provenance() -> dict[str, Any]:
     """Versions and machine, as JSON. What is listed under `numerics` must be equal for results to be bit-equal."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
+    found = versions()
     device = jax.devices()[0]
     return {
-        "versions": versions,
+        "versions": found,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
@@ -35,12 +40,12 @@ def provenance() -> dict[str, Any]:
         "numerics": {
             "cpu": _cpu_model(),
             "device": device.device_kind,
-            "jaxlib": versions["jaxlib"],
-            "numpy": versions["numpy"],
-            "gymnasium": versions["gymnasium"],
+            "jaxlib": found["jaxlib"],
+            "numpy": found["numpy"],
+            "gymnasium": found["gymnasium"],
             "threads": os.environ.get("NPROC"),
         }
-        | {package: versions[package] for package in SIMULATORS if package in versions},
+        | {package: found[package] for package in SIMULATORS if package in found},
     }
 
 

@@ -93,6 +93,34 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    def is_held(self) -> bool:
+        """Whether a process trains in it now."""
+        try:
+            descriptor = open_own(self.path / ".lock")
+        except (OSError, ValueError):
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Inside it what a disk does not take is a `RunFolderError` that names the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            "run",
+            str(folder),
+            f"cannot be written: {error.strerror or error}",
+            "Free space, or choose another folder; a run goes on from its last checkpoint with `inchworm resume`.",
+        ) from error
+
 
 def check_name(name: Any) -> None:
     """`RunFolderError` unless a run's folder can be called so; None leaves the name to the library."""

@@ -5,12 +5,13 @@ from typing import NamedTuple, TypeGuard
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from inchworm import spaces
 from inchworm.models.convolution import channels_first
 from inchworm.numerics import running_stats
 from inchworm.numerics.running_stats import RunningStats
+from inchworm.rl.diagnostics import weighted_mean
 from inchworm.types import AnyArray, ArrayTree
 
 OBSERVATION_CLIP = 5.0
@@ -120,6 +121,20 @@ def freeze(stats: ObsStats) -> Normalizers:
     return tuple(
         None if leaf is None else Normalizer(leaf.mean, 1.0 / jnp.sqrt(leaf.variance + 1e-8)) for leaf in stats
     )
+
+
+def share_clipped(
+    space: spaces.Space, normalizers: Normalizers, obs: ArrayTree, weight: Float[AnyArray, "*batch"]
+) -> Float[Array, ""] | None:
+    """Share of the normalised numbers of observations that are clipped; None where nothing is normalised."""
+    sizes, shares = [], []
+    for leaf, normalizer, value in zip(spaces.leaves(space), normalizers, spaces.flatten(space, obs), strict=True):
+        if normalizer is not None and isinstance(leaf, spaces.Box):
+            beyond = jnp.abs((value - normalizer.mean) * normalizer.inverse_std) > OBSERVATION_CLIP
+            rows = jnp.mean(beyond.astype(jnp.float32).reshape((*weight.shape, leaf.size)), axis=-1)
+            sizes.append(leaf.size)
+            shares.append(weighted_mean(rows, weight))
+    return jnp.average(jnp.stack(shares), weights=jnp.array(sizes, jnp.float32)) if shares else None
 
 
 def normalize(space: spaces.Space, normalizers: Normalizers, obs: ArrayTree) -> ArrayTree:

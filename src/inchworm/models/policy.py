@@ -142,7 +142,7 @@ class Policy:
         parts = spaces.leaves(self.observation_space)
         try:
             values = spaces.flatten(self.observation_space, obs)
-            arrays = [np.asarray(v, spaces.storage_dtype(part)) for part, v in zip(parts, values, strict=True)]
+            arrays = [_as_stored(part, value) for part, value in zip(parts, values, strict=True)]
         except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise ConfigError(
                 "obs",
@@ -199,3 +199,16 @@ def _act(
     if deterministic:
         return distribution.mode(), carry
     return distribution.sample_from(model.head.draw_noise(key, (batch,))), carry
+
+
+def _as_stored(leaf: spaces.Leaf, value: Any) -> np.ndarray:
+    """An observation's leaf in the dtype that it is stored in; `ValueError` where that would be another observation."""
+    array, dtype = np.asarray(value), spaces.storage_dtype(leaf)
+    if array.dtype == dtype and dtype.kind == "f":
+        return array
+    if array.dtype.kind not in ("biuf" if dtype.kind == "f" else "biu"):
+        raise ValueError(f"{array.dtype} in place of {dtype}")
+    low, high = spaces.limits(leaf)
+    if dtype.kind != "f" and ((array < low) | (array > high)).any():
+        raise ValueError("a number outside the space")
+    return array.astype(dtype)

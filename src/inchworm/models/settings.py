@@ -11,6 +11,9 @@ from inchworm.models.mlp import ACTIVATIONS
 from inchworm.rl.schedules import Scalar, Schedule, check_scalar
 from inchworm.spaces import Squash
 
+MAX_LAYERS, MAX_WIDTH = 64, 1 << 16
+"""Of a network; what is beyond is a slip of the pen, or a file that was made to fill the memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
@@ -56,11 +59,15 @@ class ModelSettings:
     def __post_init__(self) -> None:
         if not isinstance(self.hidden_sizes, list | tuple):
             raise ConfigError("hidden_sizes", self.hidden_sizes, "is not a list of widths", "Give e.g. (64, 64).")
-        object.__setattr__(self, "hidden_sizes", tuple(check_integer("hidden_sizes", n, 1) for n in self.hidden_sizes))
+        if len(self.hidden_sizes) > MAX_LAYERS:
+            problem = f"has {len(self.hidden_sizes):,} layers, more than {MAX_LAYERS}"
+            raise ConfigError("hidden_sizes", self.hidden_sizes, problem, "Give fewer.")
+        widths = tuple(check_integer("hidden_sizes", n, 1, MAX_WIDTH) for n in self.hidden_sizes)
+        object.__setattr__(self, "hidden_sizes", widths)
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("image_network", self.image_network, IMAGE_NETWORKS)
         check_choice("recurrent", self.recurrent, ("none", "gru", "lstm"))
-        object.__setattr__(self, "recurrent_size", check_integer("recurrent_size", self.recurrent_size, 1))
+        object.__setattr__(self, "recurrent_size", check_integer("recurrent_size", self.recurrent_size, 1, MAX_WIDTH))
         check_flag("shared_trunk", self.shared_trunk)
         check_choice("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         check_choice("action_distribution", self.action_distribution, ("gaussian", "tanh_gaussian", "beta"))

@@ -27,6 +27,13 @@ def weighted_variance(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*sh
     return weighted_mean(centred(x, weight) ** 2, weight)
 
 
+def spread(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"]) -> Float[Array, ""]:
+    """Population standard deviation over rows of weight one, also of numbers whose squares overflow."""
+    largest = jnp.max(jnp.abs(x) * weight)
+    unit = jnp.where(largest > 0, largest, 1.0)
+    return unit * jnp.sqrt(weighted_variance(x / unit, weight))
+
+
 def standardize(x: Float[AnyArray, "*shape"], weight: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
     """Shift and scale to mean 0 and standard deviation 1 over the rows of weight one.
 

@@ -58,7 +58,7 @@ def check_scalar(
     `above` bounds one end only, so that a learning rate may start or end at zero, but not stay there.
     """
     schedule = _parse(field, value)
-    fix = f"Stay between {minimum:g} and {maximum:g}."
+    fix = f"Stay between {minimum:g} and {maximum:g}." if math.isfinite(maximum) else f"Give {minimum:g} or more."
     if math.isfinite(above):
         fix = f"Give more than {above:g}; a schedule may start or end there."
     for end in (schedule.start, schedule.end):
