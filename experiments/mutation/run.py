@@ -59,6 +59,7 @@ MORE_TESTS = {
     "numerics/devices": ("tests/test_devices.py",),
     "algorithms/ppo": ("tests/test_planning.py", "tests/faults/test_bad_settings.py"),
     "algorithms/settings": ("tests/test_planning.py", "tests/faults/test_bad_settings.py"),
+    "models/network": ("tests/models/test_compute_dtype.py", "tests/models/test_recurrent.py"),
     "models/settings": ("tests/test_planning.py", "tests/faults/test_bad_settings.py"),
     "rl/distributions": ("tests/models/test_actor_critic.py",),
     "rl/schedules": ("tests/algorithms/test_ppo.py",),

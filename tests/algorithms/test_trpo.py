@@ -339,8 +339,10 @@ def test_the_value_function_is_fitted_to_the_returns_of_valid_rows(made_up, act_
     assert moved == pytest.approx(-1e-3 * slope / (abs(slope) + 0.1), rel=1e-3)
 
 
-@pytest.mark.parametrize("line_search", [True, False])
-def test_what_is_reported_of_a_step_is_what_became_of_surrogate_kl_and_entropy(made_up, act_out, line_search):
+@pytest.mark.parametrize(("line_search", "normalize_advantage"), [(True, "batch"), (False, "batch"), (True, "none")])
+def test_what_is_reported_of_a_step_is_what_became_of_surrogate_kl_and_entropy(
+    made_up, act_out, line_search, normalize_advantage
+):
     config = TRPO(
         num_envs=3,
         horizon=8,
@@ -351,6 +353,7 @@ def test_what_is_reported_of_a_step_is_what_became_of_surrogate_kl_and_entropy(m
         cg_damping=0.01,
         shrink=0.7,
         line_search=line_search,
+        normalize_advantage=normalize_advantage,
     )
     algorithm = trpo.make(config, EnvSpec(Box((3,), "float32", -1.0, 1.0), BOX), 1000)
     state = made_up(algorithm.init, seed=7)
@@ -380,7 +383,10 @@ def test_what_is_reported_of_a_step_is_what_became_of_surrogate_kl_and_entropy(m
     assert metrics["trpo/improvement"] == pytest.approx(gain(1.0) - gain(0.0), rel=1e-3, abs=1e-5)
     # What is expected is of the full step, of which so much was taken.
     taken = 0.7 ** float(metrics["trpo/backtracks"])
-    assert metrics["trpo/backtracks"] == (4 if line_search else 0)
+    if normalize_advantage == "batch":
+        assert metrics["trpo/backtracks"] == (4 if line_search else 0)
+    else:
+        assert abs(gain(0.0)) > 0.1
     slope = (gain(1e-4) - gain(-1e-4)) / 2e-4
     assert metrics["trpo/expected_improvement"] == pytest.approx(slope / taken, rel=1e-3)
     assert metrics["schedule/max_kl"] == 0.5
@@ -451,8 +457,34 @@ def test_the_natural_policy_gradient_takes_the_full_step_and_reads_no_setting_of
     assert NPG().line_search is False
     assert {"max_backtracks", "shrink"} <= set(NPG().unread())
     assert not {"max_backtracks", "shrink"} & set(TRPO().unread())
-    with pytest.raises(ConfigError, match="would make TRPO of the natural policy gradient"):
+    with pytest.raises(ConfigError, match="line_search = True: would make TRPO of the natural policy gradient"):
         NPG(line_search=True)
+
+
+def test_the_defaults_are_the_documented_ones():
+    expected = {"cg_iters": 15, "num_value_epochs": 10, "adam_epsilon": 1e-5, "line_search": True}
+    assert {name: getattr(TRPO(), name) for name in expected} == expected
+
+
+def test_where_no_step_is_taken_nothing_is_gained_and_the_policy_with_its_memory_is_the_old_one(made_up, act_out):
+    sizes = {"num_envs": 3, "horizon": 8, "hidden_sizes": (4,), "minibatch_size": 24, "num_value_epochs": 1}
+    # A constant reward and a value of zero, without a look ahead: all advantages are alike, and standardised zero.
+    plain, config = (TRPO(**sizes, gamma=0.0, recurrent=core) for core in ("none", "gru"))
+    spec = EnvSpec(Box((3,), "float32", -1.0, 1.0), Discrete(3))
+    algorithm = trpo.make(config, spec, 1000)
+    state, generator = made_up(algorithm.init), np.random.default_rng(0)
+    state = state._replace(
+        model=dataclasses.replace(state.model, value=jax.tree.map(np.zeros_like, state.model.value)), obs_stats=(None,)
+    )
+    carry = jax.tree.map(lambda leaf: np.float32(generator.normal(size=leaf.shape)), state.model.initial_carry(3))
+    rollout = act_out(made_up(trpo.make(plain, spec, 1000).init), (8, 3), seed=2)
+    rollout = rollout._replace(carry=carry, reward=np.ones((8, 3), np.float32))
+    after, metrics = jax.jit(algorithm.update)(state, rollout)
+    assert metrics["trpo/accepted"] == 0
+    assert metrics["trpo/improvement"] == 0
+    assert metrics["policy/kl"] == pytest.approx(0.0, abs=1e-7)
+    for ours, theirs in zip(*map(jax.tree.leaves, (after.model.policy, state.model.policy)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_shared_trunk_is_refused():

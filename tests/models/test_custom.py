@@ -105,8 +105,19 @@ def test_a_function_that_closes_over_its_parameters_is_told_that_they_would_not_
         weight = jax.random.normal(key, (3, 5))
         return lambda obs: obs @ weight
 
-    with pytest.raises(ConfigError, match=r"^network = .*1 array.*not among its leaves.*Partial"):
-        jax.jit(lambda key: make_model(key, SPEC, SMALL, closed))(jax.random.key(0))
+    def closed_over_two(key, space):
+        weight, bias = jax.random.normal(key, (3, 5)), jax.random.normal(key, (5,))
+        return lambda obs: obs @ weight + bias
+
+    for network, told in ((closed, "1 array"), (closed_over_two, "2 arrays")):
+        with pytest.raises(ConfigError, match=rf"^network = .*{told} that it was.*not among its leaves.*Partial"):
+            jax.jit(lambda key, network=network: make_model(key, SPEC, SMALL, network))(jax.random.key(0))
+
+
+@pytest.mark.parametrize("answer", [lambda obs: obs[0], lambda obs: jnp.concatenate([obs, obs]), lambda obs: "left"])
+def test_what_a_network_returns_has_a_row_for_each_observation(answer):
+    with pytest.raises(ConfigError, match="^network = "):
+        make_model(jax.random.key(0), SPEC, SMALL, lambda key, space: answer)
 
 
 def test_a_plain_function_without_parameters_is_a_network():
