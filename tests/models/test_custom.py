@@ -116,7 +116,7 @@ def test_a_function_that_closes_over_its_parameters_is_told_that_they_would_not_
 
 @pytest.mark.parametrize("answer", [lambda obs: obs[0], lambda obs: jnp.concatenate([obs, obs]), lambda obs: "left"])
 def test_what_a_network_returns_has_a_row_for_each_observation(answer):
-    with pytest.raises(ConfigError, match="^network = "):
+    with pytest.raises(ConfigError, match=r"^network = "):
         make_model(jax.random.key(0), SPEC, SMALL, lambda key, space: answer)
 
 
