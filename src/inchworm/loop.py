@@ -9,6 +9,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from inchworm.algorithms.state import TrainState
@@ -188,11 +189,13 @@ def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Calla
         KeyboardInterrupt, SystemExit: as asked for, where the first iteration does not end.
     """
     at_once, clock = 1, time.monotonic()
+    float64 = jax.config.read("jax_enable_x64")
     while any(run.reason is None for run in runs):
         counts = [min(run.iterations_left, at_once) for run in runs]
         began = time.monotonic()
         try:
             outcomes = collector.advance(counts)
+            check_precision(float64)
         except (EnvironmentContractError, WorkerError):
             for index, run in enumerate(runs):
                 if counts[index] and run.progress.iteration:
@@ -226,6 +229,17 @@ def train_loop(runs: Sequence[LiveRun], collector: Collector, interrupted: Calla
             if due and not isinstance(run.failure, InvariantError):
                 run.save(collector.state(index), run.progress)
                 run.saved = time.monotonic()
+
+
+def check_precision(before: bool) -> None:
+    """Raises `EnvironmentContractError` if 64-bit numbers were switched on or off, which changes every result."""
+    if (now := jax.config.read("jax_enable_x64")) != before:
+        raise EnvironmentContractError(
+            "jax_enable_x64",
+            now,
+            f"was {before} before, and has been changed by the environment or a callback, for all of the program",
+            "Change it before training, or use `with jax.enable_x64(...)` around what needs it.",
+        )
 
 
 def _stop_reason(config: RunConfig, progress: Progress, seconds_before: float) -> str | None:

@@ -17,6 +17,7 @@ from inchworm.checks import check_choice, check_hashable, check_integer
 from inchworm.config import ALGORITHMS, MAX_PROCESSORS, PRESETS, RunConfig, preset_for
 from inchworm.envs.source import EnvSource, env_reference, env_source
 from inchworm.errors import ConfigError
+from inchworm.loop import check_precision
 from inchworm.models.advice import advise
 from inchworm.models.observations import is_image, num_features
 from inchworm.spaces import EnvSpec
@@ -50,7 +51,9 @@ def plan(
     devices = check_integer("devices", devices, 1, MAX_PROCESSORS)
     _warn_of_other_threads(threads, devices)
     configure_jax(threads, devices, runs)
+    float64 = jax.config.read("jax_enable_x64")
     source = env_source(env, env_kwargs, backend)
+    check_precision(float64)
     start_jax()
     check_hashable("env", source.jax_env)
     name = preset_name(source) if preset is None else check_choice("preset", preset, PRESETS)

@@ -114,6 +114,7 @@ def killed(kind: str, seed: int, kills: int, out: Path) -> int:
         assert not alive, "processes outlived their parent"
         done, before = done + 1, newest(chain, runs)
     assert finished(kind, chain) == expected, "the run that was killed came to other parameters"
+    assert not list(chain.rglob(".tmp-*")), "something half written was left behind"
     return done
 
 

@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 
 import inchworm as iw
 from inchworm.errors import ConfigError, EnvironmentContractError, RunFolderError
 from inchworm.io.checkpoint import list_checkpoints
+from inchworm.io.provenance import differing_numerics, provenance
 from inchworm.io.run_folder import RunFolder
 
 SMALL = iw.PPO(num_envs=2, horizon=16, minibatch_size=16, num_epochs=1, hidden_sizes=(8,))
@@ -120,3 +122,37 @@ def test_a_platform_that_jax_cannot_start_is_told(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: JAX_PLATFORMS = tpu: names no platform that JAX can start here")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def narrow_again():
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.fault("RB1")
+@pytest.mark.parametrize("when", ["made", "stepped"])
+def test_an_environment_that_switches_64_bit_numbers_on_is_told(tmp_path, narrow_again, when):
+    class Widens(Walks):
+        def __init__(self):
+            if when == "made":
+                jax.config.update("jax_enable_x64", True)
+
+        def act(self):
+            jax.config.update("jax_enable_x64", True)
+
+    Walks.steps = 0
+    with pytest.raises(EnvironmentContractError, match="jax_enable_x64 = True: was False before"):
+        iw.train(Widens, SMALL, total_steps=320, out=tmp_path, **QUIET)
+    if when == "stepped":
+        (folder,) = tmp_path.glob("*/ppo/*")
+        assert list_checkpoints(RunFolder(folder).checkpoints)
+
+
+def test_a_resume_with_64_bit_numbers_is_not_exact():
+    before = provenance()
+    assert differing_numerics(before, before) == []
+    wide = {**before, "numerics": before["numerics"] | {"float64": True}}
+    assert differing_numerics(before, wide) == ["float64 was False and is True"]
+    del before["numerics"]["float64"]
+    assert differing_numerics(before, wide) == ["float64 was False and is True"]

@@ -44,6 +44,7 @@ def provenance() -> dict[str, Any]:
             "numpy": found["numpy"],
             "gymnasium": found["gymnasium"],
             "threads": os.environ.get("NPROC"),
+            "float64": bool(jax.config.read("jax_enable_x64")),
         }
         | {package: found[package] for package in SIMULATORS if package in found},
     }
@@ -54,7 +55,8 @@ def differing_numerics(then: Any, now: dict[str, Any]) -> list[str]:
 
     A simulator counts only if it was installed then and is now: else the run was not, or cannot be, one of its.
     """
-    before = then.get("numerics", {}) if isinstance(then, dict) else {}
+    found = then.get("numerics") if isinstance(then, dict) else None
+    before = {"float64": False} | (found if isinstance(found, dict) else {})
     return [
         f"{name} was {before.get(name)!r} and is {value!r}"
         for name, value in now["numerics"].items()
