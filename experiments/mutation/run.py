@@ -2,7 +2,7 @@
 
     python experiments/mutation/run.py                     what has no outcome yet, package by package: hours
     python experiments/mutation/run.py rl numerics/tree    these packages or modules
-    python experiments/mutation/run.py --again rl          what survived there once more, after new tests
+    python experiments/mutation/run.py --again rl          what survived there once more, but for the equivalent
     python experiments/mutation/run.py --show rl           the survivors there, each with its line before and after
 
 Needs `pip install cosmic-ray`, which makes the mutants. It can be stopped at any time: each outcome is kept in
@@ -59,7 +59,14 @@ MORE_TESTS = {
     "numerics/devices": ("tests/test_devices.py",),
     "algorithms/ppo": ("tests/test_planning.py", "tests/faults/test_bad_settings.py"),
     "algorithms/settings": ("tests/test_planning.py", "tests/faults/test_bad_settings.py"),
-    "models/network": ("tests/models/test_compute_dtype.py", "tests/models/test_recurrent.py"),
+    "algorithms/policy_gradient": ("tests/faults/test_bad_settings.py",),
+    "models/network": (
+        "tests/models/test_actor_critic.py",
+        "tests/models/test_compute_dtype.py",
+        "tests/models/test_recurrent.py",
+    ),
+    "models/observations": ("tests/algorithms/test_health.py",),
+    "models/policy": ("tests/faults/test_misuse.py",),
     "models/settings": ("tests/test_planning.py", "tests/faults/test_bad_settings.py"),
     "rl/distributions": ("tests/models/test_actor_critic.py",),
     "rl/schedules": ("tests/algorithms/test_ppo.py",),
@@ -302,16 +309,21 @@ def outcomes() -> dict[tuple[str, str], str]:
     return {(row["module"], row["mutant"]): row["outcome"] for row in rows}
 
 
+@cache
+def reasons() -> dict[tuple[str, str], str]:
+    """Why survivors are left, by module and mutant, as results.json has it."""
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"survivors": {}}
+    return {(m, one["mutant"]): one["reason"] for m, rows in before["survivors"].items() for one in rows}
+
+
 def write_results() -> None:
     """results.json, from all outcomes of mutants that the code still has; reasons written into it by hand are kept."""
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"survivors": {}}
-    reasons = {(m, one["mutant"]): one["reason"] for m, rows in before["survivors"].items() for one in rows}
-    known, table, survivors = outcomes(), {}, {}
+    given, known, table, survivors = reasons(), outcomes(), {}, {}
     for module in modules([]):
         names = [mutant.name for mutant in mutants(module)]
         tested = [name for name in names if (module, name) in known]
         left = [name for name in tested if known[module, name] == "survived"]
-        rows = [{"mutant": name, "reason": reasons.get((module, name), "")} for name in left]
+        rows = [{"mutant": name, "reason": given.get((module, name), "")} for name in left]
         equivalent = sum(row["reason"].startswith("equivalent") for row in rows)
         table[module] = counts(len(names), len(tested), len(left), equivalent)
         if rows:
@@ -370,6 +382,7 @@ def main() -> None:
         for module in chosen:
             wanted = {None, "survived"} if options.again else {None}
             waiting = [one for one in mutants(module) if known.get((module, one.name)) in wanted]
+            waiting = [one for one in waiting if not reasons().get((module, one.name), "").startswith("equivalent")]
             if waiting:
                 slowly = options.again or module in IN_PROCESSES
                 test_in_forks(module, [] if slowly else waiting, trees[0], options.processes)

@@ -246,5 +246,24 @@ def test_the_defaults_are_those_of_table_3_with_the_authors_code_details():
     assert iw.PPO(recurrent="gru", num_envs=2, horizon=64).steps_per_row == 64
 
 
+def test_the_defaults_of_policy_gradients_are_those_of_their_sources():
+    a2c, reinforce = iw.A2C(), iw.REINFORCE()
+    assert (a2c.num_envs, a2c.horizon, a2c.ent_coef.start, a2c.adam_epsilon) == (16, 5, 0.01, 1e-5)
+    assert (reinforce.num_envs, reinforce.horizon, reinforce.ent_coef.start) == (8, 256, 0.0)
+    assert (a2c.vf_coef.start, a2c.max_grad_norm, a2c.learning_rate.start) == (0.5, 0.5, 7e-4)
+    assert iw.A2C(value_learning_rate=0.5, trust_region=0.5).value_learning_rate.start == 0.5
+    assert iw.A2C(value_learning_rate="linear:0.5:0").value_learning_rate.end == 0.0
+
+
+def test_what_is_not_read_is_known():
+    assert "recompute_advantages" in iw.PPO(num_epochs=1).unread()
+    assert "recompute_advantages" not in iw.PPO().unread()
+    assert {"clip_range", "clip_range_high"} <= iw.PPO(surrogate="none").unread().keys()
+    assert {"clip_range", "clip_range_high"} <= iw.PPO(surrogate="kl").unread().keys()
+    assert not {"clip_range", "clip_range_high"} & iw.PPO(surrogate="log_clip").unread().keys()
+    assert "kl_coef" in iw.PPO().unread()
+    assert "kl_coef" not in iw.PPO(surrogate="kl").unread()
+
+
 def test_there_are_as_many_as_the_row_asks_for():
     assert len(OF_PPO) + len(OF_RUNS) + len(OF_CALLS) >= 80

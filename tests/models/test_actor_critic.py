@@ -318,3 +318,13 @@ def test_a_log_std_that_follows_a_schedule_has_no_gradient_and_is_set_from_outsi
 
 def test_a_learned_log_std_stays_where_it_is(vector):
     np.testing.assert_array_equal(vector.with_log_std(jnp.float32(-1.5)).head.log_std, [0, 0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_value_function_ends_in_one_output_of_unit_scale(shared):
+    spec = EnvSpec(spaces.Box((3,), "float32", -1.0, 1.0), spaces.Discrete(2))
+    model = make_model(jax.random.key(0), spec, ModelSettings(hidden_sizes=(4,), shared_trunk=shared))
+    layers = model.value if shared else model.value.layers
+    last = np.asarray(layers.weights[-1])
+    assert last.shape == (4, 1)
+    assert np.linalg.norm(last) == pytest.approx(1.0, rel=1e-5)
