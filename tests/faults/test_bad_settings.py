@@ -205,6 +205,21 @@ def test_settings_at_the_ends_of_their_ranges_are_taken(settings):
     assert iw.PPO(**settings, gamma=0.0, gae_lambda=1.0, num_envs=64, horizon=1, minibatch_size=2)
 
 
+def test_networks_at_the_ends_of_their_ranges_are_taken_and_beyond_refused():
+    for settings in (
+        {"hidden_sizes": (1,) * 64},
+        {"hidden_sizes": (1 << 16,)},
+        {"recurrent": "gru", "recurrent_size": 1},
+    ):
+        assert iw.PPO(**settings, num_envs=2, horizon=32)
+    for log_std in (-20.0, 20.0):
+        assert iw.PPO(log_std=log_std).log_std.start == log_std
+    refusal(lambda: iw.PPO(hidden_sizes=((1 << 16) + 1,)), "^hidden_sizes = 65537: is out of range")
+    refusal(lambda: iw.PPO(log_std=-20.5), "^log_std = -20.5: is out of range")
+    refusal(lambda: iw.PPO(log_std=20.5), "^log_std = 20.5: is out of range")
+    refusal(lambda: iw.PPO(7), "^PPO = 7: is given without the name of a setting")
+
+
 def test_one_transition_cannot_be_standardised():
     single = {"num_envs": 1, "horizon": 1}
     refusal(lambda: iw.A2C(**single, normalize_advantage="batch"), "normalize_advantage = batch: ")
