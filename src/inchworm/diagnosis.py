@@ -134,7 +134,8 @@ def _smaller_steps(settings: Settings) -> str:
 
 def _explained_variance(run: Watched) -> Finding | None:
     """Where advantages are no smaller than they were: of returns that hardly vary any more nothing can be explained."""
-    least = 0.25 * run.all("advantage/std").max(initial=0.0)
+    first = run.all("advantage/std")[:MIN_ITERATIONS]
+    least = 0.25 * np.percentile(first, 25) if len(first) else 0.0
     lively = [row for row in run.rows[len(run.rows) // 2 :] if (row.get("advantage/std") or 0.0) > least]
     explained = _values(lively, "value/explained_variance")
     if len(explained) < MIN_ITERATIONS // 2 or np.median(explained) >= LOW_EXPLAINED_VARIANCE:

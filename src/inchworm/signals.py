@@ -56,12 +56,15 @@ def told_to_stop(on_signal: Callable[[int], None] = lambda number: None) -> Iter
     watch = _Watch(threading.get_ident())
 
     def note(number: int, frame: FrameType | None) -> None:
-        if watch.gives_up(frame):
-            raise GivenUpError
-        if caught and number == signal.SIGINT:
+        asked, again = watch.asks(), bool(caught)
+        if again and not asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        caught.append(signal.Signals(number).name)
-        on_signal(number)
+        if not (again and asked):
+            caught.append(signal.Signals(number).name)
+            on_signal(number)
+        # The call may have returned meanwhile.
+        if asked and _call_of_environments(frame) is not None:
+            raise GivenUpError
 
     with watch:
         before = {number: signal.signal(number, note) for number in TO_STOP}
@@ -101,10 +104,10 @@ class _Watch:
         for descriptor in (self._incoming, self._outgoing):
             os.close(descriptor)
 
-    def gives_up(self, frame: FrameType | None) -> bool:
+    def asks(self) -> bool:
         """Whether a signal is the one by which the thread has the call of an environment given up."""
         asked, self._giving_up = self._giving_up, False
-        return asked and _call_of_environments(frame) is not None
+        return asked
 
     def _look(self) -> None:
         number, signalled, call, since, asked = 0, 0.0, None, time.monotonic(), 0.0

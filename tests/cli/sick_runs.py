@@ -138,7 +138,7 @@ SICK: dict[str, Callable[[], Run]] = {
         Task, _with(clip_range=0.01, learning_rate=0.01, num_epochs=10), 8000, "policy/clip_fraction"
     ),
     "a value function that overshoots": lambda: Run(
-        Task, _with(value_learning_rate=3.0), 8000, "value/explained_variance"
+        Noise, _with(value_learning_rate=10.0), 8000, "value/explained_variance"
     ),
     "noise that is followed": lambda: Run(
         Noise, _with(surrogate="none", learning_rate=0.03, num_epochs=10), 8000, "policy/entropy"

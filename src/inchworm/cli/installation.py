@@ -110,7 +110,8 @@ def drawing() -> tuple[dict[str, str], list[Finding]]:
             size = done.stdout.split() if done.returncode == 0 else []
         except subprocess.TimeoutExpired:
             size, told = [], f"no picture after {RENDER_SECONDS} seconds"
-        with_gl = f" with MUJOCO_GL={os.environ['MUJOCO_GL']}" if "MUJOCO_GL" in os.environ else ""
+        renderer = os.environ.get("MUJOCO_GL") if package == "mujoco" else None
+        with_gl = f" with MUJOCO_GL={renderer}" if renderer else ""
         facts[package] = f"{env} draws {size[1]} x {size[0]} pixels{with_gl}" if size else f"draws nothing{with_gl}"
         if not size:
             fix = "Set MUJOCO_GL=egl with a GPU, or MUJOCO_GL=osmesa with OSMesa." if package == "mujoco" else ""
