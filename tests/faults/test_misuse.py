@@ -203,3 +203,10 @@ def test_observations_of_the_wrong_dtype_that_keep_their_values_are_taken(run):
     assert run.policy.act(OBS.astype(np.float64), deterministic=True) == action
     assert run.policy.act([0, 0, 0, 0], deterministic=True) == action
     assert run.policy.act(jax.numpy.zeros(4), deterministic=True) == action
+
+
+@pytest.mark.fault("RB5", outcome="survived")
+def test_choices_at_the_ends_of_their_space_and_numbers_beyond_any_are_taken(run):
+    assert {int(plays_choices().act(choice)) for choice in range(3)} <= {0, 1}
+    assert run.policy.act(np.full(4, 3.0)) in (0, 1)
+    assert run.policy.act(np.full(4, -3.0)) in (0, 1)
