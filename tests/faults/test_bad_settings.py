@@ -188,7 +188,7 @@ def test_minibatches_that_cover_a_batch_exactly_once(batch_size, row, sizes):
     ("settings", "message"),
     [
         ({"num_envs": 2, "horizon": 8, "minibatch_size": 7}, "does not divide .* = 16, .* Use 2 or 4 or 8"),
-        ({"num_envs": 2, "horizon": 32, "minibatch_size": 33}, r"does not divide .* Use 16 or 32 or 64\.$"),
+        ({"num_envs": 2, "horizon": 32, "minibatch_size": 33}, r"does not divide .* Use 8 or 16 or 32\.$"),
         ({"num_envs": 1, "horizon": 1, "minibatch_size": 2}, "does not divide .* Raise num_envs or horizon"),
         (
             {"num_envs": 4, "horizon": 8, "minibatch_size": 4, "recurrent": "gru"},
