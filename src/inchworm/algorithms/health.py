@@ -26,10 +26,10 @@ def of_policy(model: Model, normalizers: Normalizers, rollout: Rollout, old: Dis
     if clipped is not None:
         metrics["observation/clipped"] = clipped
     parts = old.parts if isinstance(old, Product) else (old,)
-    log_stds = [part.log_std for part in parts if isinstance(part, DiagonalGaussian | TanhGaussian)]
-    if log_stds:
-        metrics["policy/std"] = jnp.mean(jnp.stack([jnp.mean(jnp.exp(log_std)) for log_std in log_stds]))
-        metrics["policy/std_min"] = jnp.min(jnp.stack([jnp.min(jnp.exp(log_std)) for log_std in log_stds]))
+    deviations = [jnp.exp(part.log_std) for part in parts if isinstance(part, DiagonalGaussian | TanhGaussian)]
+    if deviations:
+        metrics["policy/std"] = jnp.mean(jnp.stack([jnp.mean(each) for each in deviations]))
+        metrics["policy/std_min"] = jnp.min(jnp.stack([jnp.min(each) for each in deviations]))
     actions = spaces.flatten(model.action_space, rollout.action)
     beyond = [
         _beyond(leaf, action, weight)

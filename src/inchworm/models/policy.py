@@ -208,7 +208,8 @@ def _as_stored(leaf: spaces.Leaf, value: Any) -> np.ndarray:
         return array
     if array.dtype.kind not in ("biuf" if dtype.kind == "f" else "biu"):
         raise ValueError(f"{array.dtype} in place of {dtype}")
-    low, high = spaces.limits(leaf)
-    if dtype.kind != "f" and ((array < low) | (array > high)).any():
-        raise ValueError("a number outside the space")
+    if dtype.kind != "f":
+        low, high = spaces.limits(leaf)
+        if ((array < low) | (array > high)).any():
+            raise ValueError("a number outside the space")
     return array.astype(dtype)
