@@ -1,6 +1,8 @@
 """Rollouts from Python environments: what is in their rows, and that they can be had again."""
 
+import itertools
 import json
+import time
 
 import gymnasium
 import jax
@@ -107,6 +109,14 @@ class Run:
 def walks(obs):
     """The part of observations that is (count, episode, noise)."""
     return obs["walk"] if isinstance(obs, dict) else obs
+
+
+def test_the_time_of_acting_and_that_of_stepping_are_told_apart(monkeypatch):
+    clock = itertools.accumulate(itertools.cycle([1.0, 2.0, 5.0]))
+    run = Run(Toy)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    run.collect(0)
+    assert run.collector.seconds == {"policy": 2.0 * HORIZON, "environment": 5.0 * HORIZON}
 
 
 def assert_same(found, expected):

@@ -236,13 +236,14 @@ def test_tensors_that_are_no_policy_s_are_refused(trained, tmp_path, array, word
         iw.load_policy(forged(trained.policy, tmp_path, **{name: array}))
 
 
-def test_a_run_killed_at_its_very_end_is_finished_by_a_resume(folder, monkeypatch, faults):
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_killed_at_its_very_end_is_finished_by_a_resume(every, folder, monkeypatch, faults):
     """At every call of the file system after the last checkpoint, with what an earlier stop has left behind."""
     whole = iw.resume(shutil.copytree(folder, folder.with_name("whole")), **QUIET | {"evaluation_episodes": 1})
     names = ("open", "write", "replace", "rename", "fsync", "mkdir")
     real = {name: getattr(os, name) for name in names}
     crashed = 0
-    for stop in range(0, 200, 3):
+    for stop in range(0, 200, every):
         again = shutil.copytree(folder, folder.with_name(f"again-{stop}"))
         count = 0
 

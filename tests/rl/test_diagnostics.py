@@ -12,6 +12,7 @@ from inchworm.rl import diagnostics
 
 weighted_mean = jax.jit(diagnostics.weighted_mean)
 weighted_variance = jax.jit(diagnostics.weighted_variance)
+spread = jax.jit(diagnostics.spread)
 standardize = jax.jit(diagnostics.standardize)
 clip_fraction = jax.jit(diagnostics.clip_fraction)
 explained_variance = jax.jit(diagnostics.explained_variance)
@@ -23,6 +24,17 @@ WEIGHT = np.float32([1, 1, 1, 0])
 def test_rows_of_weight_zero_do_not_enter_mean_and_variance():
     assert weighted_mean(X, WEIGHT) == 2
     assert weighted_variance(X, WEIGHT) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_the_spread_of_numbers_whose_squares_are_no_numbers_is_their_deviation(scale):
+    with np.errstate(over="ignore"):
+        x = np.float32(scale * np.array([1.0, 2.0, 3.0, 1e6]))
+    assert spread(x, WEIGHT) == pytest.approx(scale * math.sqrt(2 / 3), rel=1e-5)
+
+
+def test_the_spread_of_zeros_is_zero():
+    assert spread(np.zeros(4, np.float32), WEIGHT) == 0
 
 
 def test_the_mean_of_no_rows_is_zero():

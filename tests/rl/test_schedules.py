@@ -112,3 +112,17 @@ def test_both_ends_must_keep_the_limits_and_one_of_them_may_be_asked_for_more():
     for setting in ("linear:-0.1:1", "linear:0.5:-0.1", "linear:0.5:1.1", "linear:0:0", 1.5, 0.0):
         with pytest.raises(ConfigError, match="out of range"):
             check_scalar("x", setting, **limits)
+
+
+@pytest.mark.parametrize(
+    ("limits", "fix"),
+    [
+        ({"minimum": 0.0}, "Give 0 or more."),
+        ({"minimum": 0.0, "maximum": 1.0}, "Stay between 0 and 1."),
+        ({"above": 0.0}, "Give more than 0; a schedule may start or end there."),
+    ],
+)
+def test_what_a_scalar_may_be_is_told_where_it_is_not(limits, fix):
+    with pytest.raises(ConfigError) as error:
+        check_scalar("x", -1.0, **limits)
+    assert error.value.fix == fix

@@ -4,6 +4,7 @@ What all files of a run share: none is opened through a link, none is read that 
 be, JSON is held to strict rules and tensors to their description.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -12,6 +13,7 @@ import os
 import re
 import secrets
 import stat
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import safetensors
 
 MAX_JSON_BYTES = 16 << 20
 MAX_JSON_DEPTH = 64
+MAX_WAITING = 100_000
+"""Records that are kept for a disk that does not take them."""
 
 NUMPY_DTYPES = {
     "BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64",
@@ -62,6 +66,36 @@ def replace_file(path: Path, data: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+class RecordFile:
+    """A file that grows by whole records; those that the disk does not take wait for it."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, or makes it."""
+        self._descriptor = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._end = os.fstat(self._descriptor).st_size
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+
+    def append(self, record: bytes) -> None:
+        """Writes what waits, and then a record.
+
+        Raises:
+            OSError: the disk does not take it, yet.
+        """
+        self._waiting.append(record)
+        try:
+            while self._waiting:
+                write_all(self._descriptor, self._waiting[0])
+                self._end += len(self._waiting.popleft())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._end)  # half a record would make the next one unreadable
+            raise
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # which `append` has told of
+            os.close(self._descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,25 +4,22 @@ import contextlib
 import json
 import math
 import os
+import socket
+import struct
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from inchworm.errors import CheckpointError
-from inchworm.io.files import finite_or_null, open_own, replace_file, write_all
+from inchworm.io.files import RecordFile, finite_or_null, open_own, replace_file
 from inchworm.warning import warn
 
 MAX_METRICS_BYTES, MAX_LINE = 4 << 30, 1 << 20
-MAX_WAITING = 100_000
-"""Rows that are kept for a disk that does not take them."""
 TENSORBOARD_SECONDS = 0.5
 """TensorBoard gets a point at most this often, the mean since the last; the JSON lines have every iteration."""
-
-FLUSH_SECONDS = 10.0
-"""How often TensorBoard's file is written through to the disk."""
 AS_IT_IS = ("episode/count", "episode/return_recent", "episode/return_100")
 """Metrics of which TensorBoard is told the last, as they are counts and means already."""
 
@@ -39,9 +36,7 @@ class JsonLines:
         kept = [row for row in read_metrics(path) if row["iteration"] <= keep_through]
         if path.exists():
             replace_file(path, b"".join(map(_line, kept)))
-        self._file = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._end = os.fstat(self._file).st_size
-        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+        self._file = RecordFile(path)
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row; a number that is not finite becomes null.
@@ -49,19 +44,10 @@ class JsonLines:
         Raises:
             OSError: the disk does not take it, yet.
         """
-        self._waiting.append(_line(row))
-        try:
-            while self._waiting:
-                write_all(self._file, self._waiting[0])
-                self._end += len(self._waiting.popleft())
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._end)  # half a line would take the next one along
-            raise
+        self._file.append(_line(row))
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # which `write` has told of
-            os.close(self._file)
+        self._file.close()
 
 
 def _line(row: dict[str, Any]) -> bytes:
@@ -140,32 +126,37 @@ class TensorBoard:
     """Scalars over environment steps, in TensorBoard's format; points lie apart, and each is the mean since the last.
 
     What is a mean or a count already is told as it is, and what is under `guard/` when there is something to tell.
-    Written in this thread: a writer's own, as tensorboardX has one, ends at a full disk, and its queue then stops
-    training for good.
+    tensorboardX describes the events. It does not write them: at a full disk its thread ends, and its queue then stops
+    training for good; its file would keep half of a record, at which TensorBoard stops reading.
     """
 
     def __init__(self, folder: Path, purge_step: int, settings: dict[str, Any]) -> None:
         """Begins a file in a folder, which TensorBoard names the run by; points from `purge_step` on are dropped."""
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.record_writer import masked_crc32c
         from tensorboardX.summary import text
 
-        self._event, self._summary = Event, Summary
-        self._writer = EventsWriter(str(folder / "events"))
-        self._flushed = self._last = -math.inf
+        self._event, self._summary, self._crc = Event, Summary, masked_crc32c
+        now = time.time()
+        self._file = RecordFile(folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}")
+        self._last = -math.inf
         self._since: dict[str, list[float]] = defaultdict(list)
         self._told: set[str] = set()
         self._env_steps = 0
-        now = time.time()
-        self._writer.write_event(Event(wall_time=now, step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-        self._writer.write_event(Event(wall_time=now, summary=text("settings", _as_table(settings))))
+        for event in (
+            {"file_version": "brain.Event:2"},
+            {"step": purge_step, "session_log": SessionLog(status=SessionLog.START)},
+            {"summary": text("settings", _as_table(settings))},
+        ):
+            with contextlib.suppress(OSError):  # it waits, and `write` tells of it
+                self._append(**event)
 
     def write(self, env_steps: int, metrics: dict[str, float]) -> None:
         """Takes in a row; numbers that are not finite have no place in a mean.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the disk does not take it, yet.
         """
         self._env_steps = env_steps
         for name, value in metrics.items():
@@ -177,7 +168,7 @@ class TensorBoard:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # which `write` has told of
             self._add_point()
-            self._writer.close()
+        self._file.close()
 
     def _add_point(self) -> None:
         self._last = time.monotonic()
@@ -189,11 +180,14 @@ class TensorBoard:
         point = {name: value for name, value in point.items() if value or name[:6] != "guard/" or name in self._told}
         self._told |= point.keys()
         values = [self._summary.Value(tag=name, simple_value=value) for name, value in point.items()]
-        event = self._event(wall_time=time.time(), step=self._env_steps, summary=self._summary(value=values))
-        self._writer.write_event(event)
-        if self._last - self._flushed >= FLUSH_SECONDS:
-            self._flushed = self._last
-            self._writer.flush()
+        self._append(step=self._env_steps, summary=self._summary(value=values))
+
+    def _append(self, **event: Any) -> None:
+        """An event in TensorFlow's format of records: length and data, each with a checksum."""
+        data = self._event(wall_time=time.time(), **event).SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checksums = (struct.pack("<I", self._crc(part)) for part in (length, data))
+        self._file.append(length + next(checksums) + data + next(checksums))
 
 
 def _as_table(settings: dict[str, Any]) -> str:
