@@ -69,6 +69,27 @@ def test_what_a_lost_episode_paid_does_not_go_on_into_the_next_one(rollouts, exp
     np.testing.assert_array_equal(collector.state(0).discounted_return, expected)
 
 
+class Timed:
+    """Rollouts that take two seconds of acting and three of stepping."""
+
+    shape = (1, 1)
+
+    def __init__(self):
+        self.seconds = {"policy": 0.0, "environment": 0.0}
+
+    def collect(self, model, obs_stats, key):
+        self.seconds = {"policy": self.seconds["policy"] + 2.0, "environment": self.seconds["environment"] + 3.0}
+        return None, None
+
+
+def test_the_times_of_an_iteration_are_its_own():
+    state = Learner(None, (), jax.random.key(0), jnp.int32(0))
+    collector = TurnCollector(Timed(), state, lambda state, rollout: (state, {"loss": jnp.float32(1.0)}), None)
+    for _ in range(3):
+        (((metrics, _),),) = collector.advance([1])
+        assert metrics == {"loss": 1.0, "time/policy": 2.0, "time/environment": 3.0}
+
+
 class Learner(NamedTuple):
     model: object
     obs_stats: tuple

@@ -66,6 +66,15 @@ def test_sampled_actions_differ_from_modes_and_are_decided_by_the_seed(play):
     assert 15 < sampled.mean < 35, "random play comes to 22"
 
 
+@pytest.mark.parametrize("play", [evaluate_at_once, one_by_one])
+def test_who_may_end_an_evaluation_is_told_how_many_episodes_are_over(play):
+    env, counts = CLASSIC_CONTROL["Pendulum-v1"], []  # whose episodes are longer than a compiled call
+    play(untrained(env, {}), env, episodes=3, over=lambda count: counts.append(count))
+    assert counts == sorted(counts)
+    assert counts[0] == 0
+    assert 0 < counts[-1] <= 3
+
+
 class Unending(gymnasium.Env):
     """Gives a reward that is not finite."""
 
