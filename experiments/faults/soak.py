@@ -82,7 +82,7 @@ def inject(work: Work, out: Path) -> dict[str, object]:
         if work.row == "RF8":
             survived, detected = killed(work.kind, work.seed, KILLS, out), 0
         else:
-            survived, detected = inject_alone(work.row, work.seed, out, SEEDS[work.row][1])
+            survived, detected = inject_alone(work.row, work.seed, out, SEEDS[work.row][1], more=True)
         found |= {"survived": survived, "detected": detected, "silent": 0}
     except Exception as error:
         found |= {"survived": 0, "detected": 0, "silent": 1, "because": str(error)[-1000:]}

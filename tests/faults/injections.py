@@ -338,9 +338,9 @@ class Held:
             assert getattr(self, name) <= getattr(before, name), name
 
 
-def one_after_the_other(seed: int, out: Path, count: int = 20) -> Count:
+def one_after_the_other(seed: int, out: Path, count: int = 8) -> Count:
     """RL3: trainings in one process, one after the other, leave nothing behind."""
-    for warm in range(10):
+    for warm in range(8):
         train("CartPole-v1", out / f"warm{warm}")
     before = Held()
     for number in range(count):
@@ -364,7 +364,7 @@ class Watcher:
         self.held[-1].check_against(self.held[0], memory=5.0)
 
 
-def long_run(seed: int, out: Path, steps: int = 2_000_000) -> Count:
+def long_run(seed: int, out: Path, steps: int = 200_000) -> Count:
     """RL1: a long compiled run holds at its end what it held before."""
     watcher = Watcher()
     algorithm = iw.PPO(num_envs=64, horizon=64, minibatch_size=1024, num_epochs=1, hidden_sizes=(8,))
@@ -456,7 +456,7 @@ def at_once(seed: int, out: Path) -> Count:
 
 assert loop.MAX_SKIPPED_IN_ROW > 5, "faults of RF13 must not end a run"
 
-ROWS: dict[str, Callable[[int, Path], Count]] = {
+ROWS: dict[str, Callable[..., Count]] = {
     "RL1": long_run,
     "RL3": one_after_the_other,
     "RL4": many_checkpoints,
@@ -475,24 +475,29 @@ ALONE = ("RL1", "RL3", "RL9")
 """Rows that look at what a process holds, which must be one of their own."""
 
 
-def inject_alone(row: str, seed: int, out: Path, seeds: int = 1) -> Count:
+MORE: dict[str, dict[str, int]] = {"RL1": {"steps": 2_000_000}, "RL3": {"count": 20}}
+"""What soak.py has more of with each seed."""
+
+
+def inject_alone(row: str, seed: int, out: Path, seeds: int = 1, more: bool = False) -> Count:
     """The injections of so many seeds, from one on, in a process of their own."""
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    command = [sys.executable, "-P", __file__, row, str(seed), str(seeds), str(out)]
+    how = json.dumps(MORE.get(row, {}) if more else {})
+    command = [sys.executable, "-P", __file__, row, str(seed), str(seeds), str(out), how]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     survived, detected = json.loads(done.stdout.splitlines()[-1])
     return survived, detected
 
 
-def main(row: str, first: int, seeds: int, out: Path) -> None:
+def main(row: str, first: int, seeds: int, out: Path, how: dict[str, int]) -> None:
     totals = np.zeros(2, int)
     for seed in range(first, first + seeds):
         (folder := out / str(seed)).mkdir()
-        totals += ROWS[row](seed, folder)
+        totals += ROWS[row](seed, folder, **how)
         shutil.rmtree(folder)
     print(json.dumps(totals.tolist()))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), json.loads(sys.argv[5]))

@@ -3,7 +3,7 @@
 import injections
 import pytest
 
-SEEDS = {"RF1": 20, "RF11": 20, "RF12": 2, "RF13": 10, "RF16": 6, "RF17": 6}
+SEEDS = {"RF1": 10, "RF11": 10, "RF12": 2, "RF13": 5, "RF16": 6, "RF17": 4}
 """How many, where it is not one."""
 
 
