@@ -69,6 +69,19 @@ def test_what_a_lost_episode_paid_does_not_go_on_into_the_next_one(rollouts, exp
     np.testing.assert_array_equal(collector.state(0).discounted_return, expected)
 
 
+def test_a_pool_is_told_how_often_it_was_started_anew():
+    told = []
+
+    def make(restarts):
+        told.append(restarts)
+        return Envs()
+
+    rollouts = PoolRollouts(make, (4, 3), "clip")
+    for _ in range(2):
+        rollouts.restore(*rollouts.snapshot())
+    assert told == [0, 1, 2]
+
+
 class Timed:
     """Rollouts that take two seconds of acting and three of stepping."""
 

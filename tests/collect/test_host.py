@@ -81,6 +81,10 @@ class PartsToy(Toy):
         return obs, float(self.sent[-1]), *rest
 
 
+class TwoPartsToy(PartsToy):
+    action_space = gym_spaces.Dict(choice=gym_spaces.Discrete(3), push=gym_spaces.Box(-1.0, 1.0, (2,)))
+
+
 TOYS = [Toy, BoxToy, DictToy]
 
 
@@ -240,7 +244,7 @@ def test_a_rollouts_arrays_have_the_types_that_are_promised(toy):
     assert {leaf.shape[:2] for leaf in jax.tree.leaves(rollout)} == {(HORIZON, NUM_ENVS)}
 
 
-@pytest.mark.parametrize("toy", [*TOYS, PartsToy])
+@pytest.mark.parametrize("toy", [*TOYS, PartsToy, TwoPartsToy])
 def test_both_actors_give_the_same_rollout(toy, monkeypatch):
     def rollouts(max_numpy_envs, actor):
         monkeypatch.setattr(acting, "MAX_NUMPY_ENVS", max_numpy_envs)

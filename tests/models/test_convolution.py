@@ -12,7 +12,7 @@ import pytest
 
 from inchworm import spaces
 from inchworm.errors import UnsupportedSpaceError
-from inchworm.models import observations
+from inchworm.models import convolution, observations
 from inchworm.models.convolution import (
     CNN,
     IMAGE_NETWORKS,
@@ -93,6 +93,46 @@ def test_a_residual_section_is_loops_over_pixels():
         x = x + convolve(pad(relu(y), 1, 1, 0.0), kernels[block + 1], biases[block + 1], 1)
     expected = relu(relu(x).reshape(-1) @ RESIDUAL.dense_weight + RESIDUAL.dense_bias)
     np.testing.assert_allclose(apply(RESIDUAL, image), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize(("size", "stride"), [(8, 4), (4, 2), (6, 2), (3, 1), (3, 2), (1, 1), (2, 3)])
+def test_a_convolution_by_products_is_the_library_s(size, stride, padding):
+    images, kernel, bias = normal(2, 21, 18, 3), normal(size, size, 3, 5), normal(5)
+    layout = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=layout) + bias
+    found = jax.jit(convolution._convolve, static_argnums=(3, 4))(images, kernel, bias, stride, padding)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        ((7, 6), (7, 6, 1)),
+        ((7, 6, 2), (7, 6, 2)),
+        ((2, 7, 6), (7, 6, 2)),
+        ((3, 7, 6, 2), (7, 6, 6)),
+        ((3, 2, 7, 6), (7, 6, 6)),
+    ],
+)
+def test_an_image_s_height_width_and_channels_are_read_from_its_shape(shape, found):
+    assert convolution._height_width_channels(shape) == found
+
+
+def test_a_stack_of_images_whose_channels_come_first_is_the_transposed_stack():
+    stacked = normal(5, 3, 7, 6, 2)
+    last, _ = convolution._channels_last(stacked, (3, 7, 6, 2), np.float32)
+    first, _ = convolution._channels_last(np.moveaxis(stacked, -1, -3), (3, 2, 7, 6), np.float32)
+    np.testing.assert_array_equal(first, last)
+
+
+@pytest.mark.parametrize(("name", "side"), [("nature", 36), ("small", 20)])
+def test_the_smallest_image_that_fits_is_named_and_taken(name, side):
+    IMAGE_NETWORKS[name](jax.random.key(0), (side, side))
+    with pytest.raises(UnsupportedSpaceError, match=f"images of at least {side}x{side}"):
+        IMAGE_NETWORKS[name](jax.random.key(0), (side - 1, side))
+    with pytest.raises(UnsupportedSpaceError, match='Set image_network to "small" or "impala"'):
+        IMAGE_NETWORKS["nature"](jax.random.key(0), (20, 20))
 
 
 def test_batch_axes_pass_through():
