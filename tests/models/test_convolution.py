@@ -120,9 +120,9 @@ def test_an_image_s_height_width_and_channels_are_read_from_its_shape(shape, fou
 
 
 def test_a_stack_of_images_whose_channels_come_first_is_the_transposed_stack():
-    stacked = normal(5, 3, 7, 6, 2)
-    last, _ = convolution._channels_last(stacked, (3, 7, 6, 2), np.float32)
-    first, _ = convolution._channels_last(np.moveaxis(stacked, -1, -3), (3, 2, 7, 6), np.float32)
+    stacked = normal(5, 2, 7, 6, 3)
+    last, _ = convolution._channels_last(stacked, (2, 7, 6, 3), np.float32)
+    first, _ = convolution._channels_last(np.moveaxis(stacked, -1, -3), (2, 3, 7, 6), np.float32)
     np.testing.assert_array_equal(first, last)
 
 
