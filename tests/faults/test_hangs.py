@@ -148,6 +148,7 @@ def test_an_environment_that_is_only_slow_is_waited_for(tmp_path, hangs, monkeyp
     hangs("step", 20)
     folder = stopped(tmp_path)
     assert [path.name for path in list_checkpoints(folder.checkpoints)] == ["000002"]
+    monkeypatch.setattr(Hangs, "step", real)
     with warnings.catch_warnings(action="error"):
         iw.resume(folder.path, Hangs, **QUIET)
 

@@ -4,7 +4,7 @@ import kills
 import pytest
 
 
-@pytest.mark.parametrize("kind", ["CartPole", "JAX"])
+@pytest.mark.parametrize("kind", ["CartPole", pytest.param("JAX", marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_is_bit_for_bit_the_run_never_killed(kind, tmp_path, faults):
     faults.begin("RF8")
     done = kills.killed(kind, seed=0, kills=2, out=tmp_path)

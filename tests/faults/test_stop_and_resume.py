@@ -59,7 +59,7 @@ RUNS = {
     "HalfCheetah-v5": ("HalfCheetah-v5", 1280, SMALL | {"normalize_return": True, "max_grad_norm": 0.5}),
     "AlwaysTruncates": (AlwaysTruncates, 2560, SMALL | {"normalize_return": True}),
 }
-INSTANTS = 20
+INSTANTS = 8
 
 
 def run(which, folder, **options):

@@ -64,11 +64,11 @@ CELLS = [
 def cover(cells, apart):
     """Few cells in which every pair of two factors' values occurs that occurs anywhere, the richest cells first.
 
-    The pairs of the two factors `apart` are left out: they alone would take as many cells as they have pairs.
+    The pairs of two factors that are both `apart` are left out: they alone would take as many cells as they have pairs.
     """
 
     def pairs(cell):
-        return {pair for pair in itertools.combinations(enumerate(cell), 2) if {pair[0][0], pair[1][0]} != apart}
+        return {pair for pair in itertools.combinations(enumerate(cell), 2) if not {pair[0][0], pair[1][0]} <= apart}
 
     missing, chosen = set().union(*map(pairs, cells)), []
     while missing:
@@ -78,8 +78,8 @@ def cover(cells, apart):
     return chosen
 
 
-COVER = cover(CELLS, apart={0, 2})
-"""All pairs but algorithm x action."""
+COVER = cover(CELLS, apart={0, 1, 2})
+"""All pairs but those of algorithm, memory and action, which the other cells have."""
 
 
 def train_both_ways(algorithm, memory, action, masked, dict_obs):

@@ -64,7 +64,9 @@ MEMORY_CASES = {
 }
 
 
-@pytest.mark.parametrize("case", MEMORY_CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if "TRPO" in case else case for case in MEMORY_CASES]
+)
 def test_a_cue_is_remembered_for_eight_steps(case):
     _, (_, episodes) = train(Recall(), MEMORY_CASES[case], 150)
     assert last_returns(episodes, 10).mean() > 0.95
