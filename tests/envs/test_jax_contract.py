@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from inchworm.envs.jax_control import CLASSIC_CONTROL, ClassicControl
 from inchworm.envs.jax_env import Step
-from inchworm.envs.source import env_source
+from inchworm.envs.source import env_source, is_object
 from inchworm.errors import ConfigError, EnvironmentContractError
 from inchworm.spaces import Box, Dict, Discrete, EnvSpec
 from jax_probes import ACTION_SPACES, Cue, Recall
@@ -208,3 +209,16 @@ def test_a_mask_among_the_observations_alone_is_told_to_forbid_nothing():
         env_source(Shown())
     with warnings.catch_warnings(action="error"):
         env_source(Given())
+
+
+def test_a_wrapper_that_passes_on_what_it_does_not_have_is_an_environment_too():
+    class Passes:
+        def __init__(self, env):
+            self._env = env
+
+        def __getattr__(self, name):
+            return getattr(self._env, name)
+
+    assert is_object(Passes(CLASSIC_CONTROL["CartPole-v1"]))
+    assert not is_object(ClassicControl)
+    assert not is_object(Passes(3))

@@ -187,7 +187,9 @@ def is_object(env: Any) -> bool:
     """Whether it is an environment itself, a vector or a JAX one, and not a way to make one."""
     if isinstance(env, VectorEnv):
         return True
-    return isinstance(getattr(env, "spec", None), EnvSpec) and isinstance(env, JaxEnv) and not isinstance(env, type)
+    # Not by isinstance: since Python 3.12 a protocol does not see what a wrapper passes on with __getattr__.
+    methods = [getattr(env, name, None) for name in ("reset", "step")]
+    return isinstance(getattr(env, "spec", None), EnvSpec) and all(map(callable, methods)) and not isinstance(env, type)
 
 
 def _from_id(env: str, kwargs: dict[str, Any], backend: str | None) -> EnvSource:
