@@ -103,7 +103,7 @@ class Slow(Task):
     """Takes its time."""
 
     def pay(self, action: Any) -> float:
-        time.sleep(1.5e-3)
+        time.sleep(4e-3)
         return super().pay(action)
 
 
