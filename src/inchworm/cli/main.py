@@ -31,7 +31,7 @@ Trains policies with PPO (arXiv:1707.06347), TRPO, A2C or REINFORCE.
 
 {commands}
 
-  inchworm train HalfCheetah-v5                   the paper's, in two minutes
+  inchworm train HalfCheetah-v5                   as in the paper
   inchworm train CartPole-v1 --total-steps 5e4    any Gymnasium environment
   inchworm train my_module:make_env               your own
   inchworm evaluate runs/HalfCheetah-v5/ppo/...   training ends with its folder
