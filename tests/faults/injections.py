@@ -475,7 +475,7 @@ ALONE = ("RL1", "RL3", "RL9")
 """Rows that look at what a process holds, which must be one of their own."""
 
 
-MORE: dict[str, dict[str, int]] = {"RL1": {"steps": 2_000_000}, "RL3": {"count": 20}, "RL9": {"steps": 20_000}}
+MORE: dict[str, dict[str, int]] = {"RL1": {"steps": 2_000_000}, "RL3": {"count": 20}, "RL9": {"steps": 10_000}}
 """What soak.py has more of with each seed."""
 
 

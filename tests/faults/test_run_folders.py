@@ -238,13 +238,13 @@ def test_tensors_that_are_no_policy_s_are_refused(trained, tmp_path, array, word
         iw.load_policy(forged(trained.policy, tmp_path, **{name: array}))
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_killed_at_its_very_end_is_finished_by_a_resume(every, folder, faults):
     """At every call of the file system after the last checkpoint, with what an earlier stop has left behind."""
     how = QUIET | {"evaluation_episodes": 1}
     whole = iw.resume(shutil.copytree(folder, folder.with_name("whole")), **how)
     crashed = 0
-    for stop in range(1, 1000, every):
+    for stop in range(0, 1000, every):
         again = shutil.copytree(folder, folder.with_name(f"again-{stop}"))
         last, ending = again / "checkpoints" / "000010", itertools.count()
 
@@ -268,7 +268,7 @@ def test_a_run_killed_at_its_very_end_is_finished_by_a_resume(every, folder, fau
             assert run.summary[key] == whole.summary[key], (stop, key)
         assert iw.load(again).policy.info["env_steps"] == 320
         faults.count("RF8", survived=1)
-    assert crashed >= 24 // every
+    assert crashed >= 5
     assert list_checkpoints(RunFolder(folder).checkpoints)
 
 
