@@ -71,6 +71,11 @@ def start(kind: str, out: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=said, stderr=said)
 
 
+def said(process: subprocess.Popen[bytes], out: Path) -> str:
+    """How a process ended, None if it has not, and the end of what it said."""
+    return f"{process.returncode}: {(out / 'said.txt').read_text()[-900:]}"
+
+
 def newest(out: Path, runs: int) -> int:
     """The smallest number of a newest checkpoint over all runs; 0 until each has one."""
     saved = [list_checkpoints(folder.checkpoints) for folder in folders(out)]
@@ -80,7 +85,7 @@ def newest(out: Path, runs: int) -> int:
 def finished(kind: str, out: Path) -> list[str]:
     """Lets it go on to its end; the hashes of the parameters."""
     process = start(kind, out)
-    assert process.wait() == 0, (out / "said.txt").read_text()[-2000:]
+    assert process.wait() == 0, said(process, out)
     return [read_json(folder.summary)["parameters_sha256"] for folder in folders(out)]
 
 
@@ -101,11 +106,11 @@ def killed(kind: str, seed: int, kills: int, out: Path) -> int:
         process = start(kind, chain)
         ahead, began = before + int(rng.integers(1, 4)), time.monotonic()
         while newest(chain, runs) < ahead and process.poll() is None:
-            assert time.monotonic() - began < WAIT_SECONDS, (chain / "said.txt").read_text()[-2000:]
+            assert time.monotonic() - began < WAIT_SECONDS, said(process, chain)
             time.sleep(0.002)
         time.sleep(rng.uniform(0.0, 0.05))
         if process.poll() is not None:
-            assert process.returncode == 0, (chain / "said.txt").read_text()[-2000:]
+            assert process.returncode == 0, said(process, chain)
             break
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
